@@ -1,0 +1,166 @@
+#!/usr/bin/env bash
+# The project's commands; `./go` alone lists them. Needs git, bash and a Python >= 3.11, and finds or installs the rest.
+set -euo pipefail
+
+root=$(unset CDPATH && cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
+private=$root/.uv # this checkout's own uv, when the machine has none that is new enough
+
+usage() {
+  cat <<'LIST'
+usage: ./go COMMAND [ARGUMENT...]
+
+  install       make .venv from uv.lock (every other command does so by itself)
+  demo          train a grid of models in parallel: examples/digits (--app NAME picks the backend)
+  test          all tests on one Python (arguments go to pytest)
+  check         format, lint, types, tests
+  conformance   the contract's clauses x backend x Python; --require fails where one is missing
+  bench         ratios against other pools, side by side
+  docs          build the documentation into build/docs
+  auth          log in to the backends that need it
+  nox           any other session: `./go nox -l` lists them
+  mini          the command line of mini itself
+LIST
+}
+
+die() {
+  echo "go: $1" >&2
+  exit "${2:-1}"
+}
+
+# Prints a list of the Python minors that the project supports, oldest first.
+minors() {
+  sed -n 's/.*"Programming Language :: Python :: \(3\.[0-9]*\)".*/\1/p' "$root/pyproject.toml"
+}
+
+# Without a home, or with one that does not exist, half of the tools fail in their own ways.
+ensure_home() {
+  if [[ -z ${HOME:-} ]]; then
+    unset HOME
+    HOME=~ # from the password file
+  fi
+  if [[ ! -w $HOME ]]; then
+    HOME=$private/home
+    mkdir -p "$HOME"
+  fi
+  export HOME
+}
+
+# pyenv's own shims fail for every version that is not selected, so the real interpreters go before them on PATH.
+# pyenv is looked for where it says, beside the shims on PATH, and in the homes: HOME may have been changed.
+add_pyenv() {
+  local dir minor found bins='' account roots=() path
+  [[ -z ${PYENV_ROOT:-} ]] || roots+=("$PYENV_ROOT")
+  IFS=: read -ra path <<<"$PATH"
+  for dir in ${path[@]+"${path[@]}"}; do
+    case $dir in */shims | */shims/) roots+=("$(dirname -- "$dir")") ;; esac
+  done
+  account=$(unset HOME && echo ~)
+  roots+=("$HOME/.pyenv" "$account/.pyenv")
+  for minor in $(minors); do
+    for dir in "${roots[@]}"; do
+      found=$(find "$dir/versions" -maxdepth 1 -name "$minor.*" 2>/dev/null | grep -E '/[0-9.]+$' | sort -V | tail -n 1) || continue
+      if [[ -x $found/bin/python$minor ]]; then
+        bins+=$found/bin:
+        break
+      fi
+    done
+  done
+  export PATH=$bins$PATH
+}
+
+# The oldest uv that can read this lock, and the one that the lock itself pins.
+needed_uv() { sed -n 's/^required-version = ">=\([0-9.]*\)"$/\1/p' "$root/pyproject.toml"; }
+locked_uv() { sed -n '/^name = "uv"$/{n;s/^version = "\(.*\)"$/\1/p;}' "$root/uv.lock"; }
+
+new_enough() { # UV
+  local have
+  have=$("$1" --version 2>/dev/null) || return 1
+  have=${have#uv }
+  [[ $(printf '%s\n' "$(needed_uv)" "${have%% *}" | sort -V | head -n 1) == "$(needed_uv)" ]]
+}
+
+find_python() {
+  local name
+  for name in python3 $(minors | sed 's/^/python/') python; do
+    if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      command -v "$name"
+      return
+    fi
+  done
+  die "no Python >= 3.11 on PATH nor under pyenv; install one (Debian: apt-get install python3 python3-venv)"
+}
+
+install_uv() {
+  local python new
+  python=$(find_python)
+  mkdir -p "$private/bin"
+  new=$(mktemp -d "$private/new.XXXXXX")
+  # shellcheck disable=SC2064  # the folder's name is wanted now
+  trap "rm -rf -- '${new//\'/\'\\\'\'}'" EXIT
+  echo "go: installing uv $(locked_uv) from PyPI into .uv/" >&2
+  # Debian has Pythons with neither venv nor pip, with only one of them, and with both.
+  if ! { "$python" -m venv "$new" && "$new/bin/python" -m pip install -q --disable-pip-version-check "uv==$(locked_uv)"; } >"$new.log" 2>&1 &&
+    ! "$python" -m pip install -q --disable-pip-version-check --target "$new" "uv==$(locked_uv)" >>"$new.log" 2>&1; then
+    cat "$new.log" >&2
+    rm -f "$new.log"
+    die "cannot install uv with $python: it needs either venv or pip (Debian: apt-get install python3-venv), and to reach PyPI"
+  fi
+  # One rename, so that a second ./go at the same time, or one cut short, never leaves half a program.
+  mv -f "$new/bin/uv" "$private/bin/uv"
+  rm -rf "$new" "$new.log"
+  trap - EXIT
+}
+
+ensure_uv() {
+  local uv
+  if uv=$(command -v uv) && new_enough "$uv"; then return; fi
+  export PATH=$private/bin:$PATH
+  new_enough "$private/bin/uv" || install_uv
+}
+
+prepare() {
+  ensure_home
+  add_pyenv
+  ensure_uv
+  # CI takes the interpreters that it has, and says which are missing; a person gets them from uv.
+  if [[ ${CI:-} == true ]]; then export UV_PYTHON_DOWNLOADS=${UV_PYTHON_DOWNLOADS:-never}; fi
+  unset VIRTUAL_ENV UV_PROJECT_ENVIRONMENT PYTHONHOME PYTHONPATH
+}
+
+# Runs a program in the project's environment, which is brought up to date first.
+in_env() { uv run --locked --all-packages --project "$root" "$@"; }
+
+main() {
+  local command=${1:-}
+  [[ $# -eq 0 ]] || shift
+  case $command in
+    '' | help | -h | --help)
+      usage
+      return
+      ;;
+    auth) die "auth: there is nothing to log in to yet: it needs mini-modal, which has not landed" 3 ;;
+    install | demo | test | check | conformance | bench | docs | nox) cd -- "$root" ;;
+    mini) ;; # stays where the caller is: its arguments are paths
+    *)
+      echo "go: no command called '$command'" >&2
+      usage >&2
+      return 2
+      ;;
+  esac
+  prepare
+  case $command in
+    install) uv sync --locked --all-packages ;;
+    demo) in_env python examples/digits/digits.py "$@" ;;
+    test) in_env python -m pytest "$@" ;;
+    check)
+      in_env ruff format .
+      in_env nox -s lint types
+      in_env python -m pytest "$@"
+      ;;
+    conformance | bench | docs) in_env nox -s "$command" -- "$@" ;;
+    nox) in_env nox "$@" ;;
+    mini) in_env mini "$@" ;;
+  esac
+}
+
+main "$@"

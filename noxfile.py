@@ -1,0 +1,153 @@
+"""What is run over Python versions, backends and packages. `./go nox -l` lists the sessions.
+
+An interpreter or a backend that is missing is a visible skip, so that everybody can run what they have. With
+`--require` among the arguments, or with CI=true, it is a failure, so that a matrix never shrinks unseen.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tarfile
+from pathlib import Path
+
+import nox
+import nox_uv
+
+ROOT = Path(__file__).parent
+BUILD = ROOT / "build"
+REPORT = BUILD / "conformance"
+
+PYTHONS = nox.project.python_versions(nox.project.load_toml(ROOT / "pyproject.toml"))
+OLDEST = PYTHONS[0]
+PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
+# The backends of the conformance matrix and the package that brings each: another one is one more line.
+BACKENDS = {
+    "local": "mini-core",
+}
+
+REQUIRE = os.environ.get("CI") == "true" or "--require" in sys.argv
+
+nox.needs_version = ">=2025.5.1"
+nox.options.default_venv_backend = "uv"
+nox.options.error_on_missing_interpreters = REQUIRE
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "types", "tests"]
+if os.environ.get("UV_PYTHON_DOWNLOADS") == "never":
+    nox.options.download_python = "never"
+
+
+def posargs(session: nox.Session) -> list[str]:
+    return [arg for arg in session.posargs if arg != "--require"]
+
+
+def build(session: nox.Session, out: Path | None = None) -> Path:
+    """Build every package as a release does, the wheel from the sdist. Return the folder of them."""
+    out = out or Path(session.create_tmp()) / "dist"
+    shutil.rmtree(out, ignore_errors=True)
+    session.run_install("uv", "build", "--quiet", "--all-packages", "--out-dir", str(out), external=True)
+    return out
+
+
+def own_tests(session: nox.Session, dist: Path, package: str) -> Path:
+    """Unpack a package's sdist and take its sources away; return the folder that still has its tests."""
+    folder = Path(session.create_tmp()) / "sdist"
+    shutil.rmtree(folder, ignore_errors=True)
+    (sdist,) = dist.glob(f"{package.replace('-', '_')}-*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    (unpacked,) = folder.iterdir()
+    shutil.rmtree(unpacked / "src")
+    return unpacked
+
+
+@nox_uv.session(python=PYTHONS, uv_groups=["test"], uv_all_packages=True)
+def tests(session: nox.Session) -> None:
+    """All tests, on every Python."""
+    session.run("pytest", *posargs(session))
+
+
+@nox_uv.session(python=PYTHONS, uv_groups=["test"], uv_all_packages=True)
+@nox.parametrize("backend", list(BACKENDS))
+def conformance(session: nox.Session, backend: str) -> None:
+    """The contract's clauses on each backend and Python, as a table in build/conformance/."""
+    if BACKENDS[backend] not in PACKAGES:
+        give_up = session.error if REQUIRE else session.skip
+        give_up(f"{BACKENDS[backend]} is not in this checkout")
+    REPORT.mkdir(parents=True, exist_ok=True)
+    suite = f"tests/conformance/test_{backend}.py"
+    try:
+        session.run("pytest", suite, f"--conformance-report={REPORT}", *posargs(session))
+    finally:
+        session.run("python", "-m", "mini.conformance", "report", str(REPORT))
+
+
+@nox.session(python=PYTHONS)
+@nox.parametrize("package", PACKAGES)
+def isolated(session: nox.Session, package: str) -> None:
+    """Each package from its wheel, alone with what it depends on: its own tests pass."""
+    dist = build(session)
+    folder = own_tests(session, dist, package)
+    group = nox.project.dependency_groups(nox.project.load_toml(folder / "pyproject.toml"), "test")
+    session.install(f"--find-links={dist}", f"--reinstall-package={package}", package, *group)
+    session.chdir(folder)
+    session.run("pytest", *posargs(session))
+
+
+@nox.session(python=OLDEST)
+@nox.parametrize("package", PACKAGES)
+def minimums(session: nox.Session, package: str) -> None:
+    """Each package with the oldest versions that it says it works with: its own tests pass."""
+    dist = build(session)
+    folder = own_tests(session, dist, package)
+    pyproject = folder / "pyproject.toml"
+    pins = folder / "minimums.txt"
+    compile_pins = ["uv", "pip", "compile", "--quiet", "--resolution=lowest-direct", f"--find-links={dist}"]
+    options = ["--all-extras", f"--group={pyproject}:test", f"--python={session.python}"]
+    session.run_install(*compile_pins, *options, f"--output-file={pins}", str(pyproject), external=True)
+    session.install(
+        f"--find-links={dist}", f"--reinstall-package={package}", package, f"--requirements={pins}"
+    )
+    session.chdir(folder)
+    session.run("pytest", *posargs(session))
+
+
+@nox_uv.session(python=PYTHONS, uv_groups=["test"], uv_all_packages=True)
+def wheels(session: nox.Session) -> None:
+    """Wheels and sdists, left in build/dist, have what belongs in them and install into an empty venv."""
+    dist = build(session, BUILD / "dist")
+    session.run("pytest", "tests/test_wheels.py", *posargs(session), env={"MINI_DIST": str(dist)})
+
+
+@nox_uv.session(uv_groups=["test", "types"], uv_all_packages=True)
+def types(session: nox.Session) -> None:
+    """mypy --strict over the sources, the tests, the examples, the benchmarks and this file."""
+    # One run for each: modules of the same name in two folders of tests are no package, and would collide.
+    folders = [[*p.glob("src"), *p.glob("tests")] for p in sorted(ROOT.glob("packages/*"))]
+    folders += [[path] for path in [ROOT / "tests", *sorted(ROOT.glob("examples/*/")), ROOT / "benchmarks"]]
+    folders += [[Path(__file__)]]
+    for paths in folders:
+        present = [path for path in paths if path.is_file() or any(path.rglob("*.py"))]
+        if present:
+            session.run("mypy", *(str(path.relative_to(ROOT)) for path in present))
+
+
+@nox_uv.session(uv_only_groups=["lint"])
+def lint(session: nox.Session) -> None:
+    """ruff, and shellcheck for the scripts."""
+    session.run("ruff", "check", *posargs(session))
+    session.run("ruff", "format", "--check")
+    session.run("shellcheck", "go", ".ci/run")
+
+
+@nox_uv.session(uv_only_groups=["docs"])
+def docs(session: nox.Session) -> None:
+    """The documentation as a site in build/docs; a broken link is an error."""
+    session.run("mkdocs", "build", "--strict", "--site-dir", str(BUILD / "docs"))
+
+
+@nox_uv.session(uv_groups=["bench"], uv_all_packages=True)
+def bench(session: nox.Session) -> None:
+    """Ratios against other pools, interleaved in one run."""
+    session.run("python", "benchmarks/bench.py", *posargs(session))
