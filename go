@@ -163,4 +163,5 @@ main() {
   esac
 }
 
-main "$@"
+# Sourced, it only defines its functions: tests/test_go.py calls some of them one by one.
+[[ ${BASH_SOURCE[0]} != "$0" ]] || main "$@"

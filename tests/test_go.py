@@ -1,0 +1,189 @@
+"""`./go`: what it says, where it can be called from, and what it sets up on a machine that has little."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Where the interpreter that runs this comes from: a Python >= 3.11 to be found.
+PYTHON = Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
+
+
+def go(root: Path, *arguments: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+    # nox tells the uv of its session to use the session's environment; go is to use the checkout's own.
+    outside = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in {"UV_PYTHON", "UV_PROJECT_ENVIRONMENT"}
+    }
+    return subprocess.run(
+        [root / "go", *arguments],
+        cwd=cwd or root,
+        env={**outside, **env},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def shell(root: Path, script: str, **env: str) -> str:
+    """Run lines of bash with the functions of `go` at hand, and nothing in the environment but `env`."""
+    script = f"source '{root}/go'\n{script}"
+    env = {"PATH": "/usr/bin:/bin", **env}
+    return subprocess.run(
+        ["bash", "-c", script], env=env, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def executable(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def checkout(root: Path, tmp_path: Path) -> Path:
+    """A copy of what is or would be committed, in a folder with a space in its name, and nothing else."""
+    copy = tmp_path / "a checkout"
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.run(listed, cwd=root, capture_output=True, text=True, check=True).stdout.split(
+        "\0"
+    ):
+        if name and (root / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(root / name, copy / name)
+    return copy
+
+
+@pytest.mark.parametrize("arguments", [(), ("help",), ("--help",)])
+def test_it_lists_its_commands(root: Path, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    result = go(root, *arguments, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    listed = re.findall(r"^  (\w+) ", result.stdout, re.MULTILINE)
+    assert listed == [
+        *("install", "demo", "test", "check", "conformance", "bench", "docs", "auth", "nox", "mini"),
+    ]
+
+
+def test_an_unknown_command_is_an_error_that_lists_the_known(root: Path) -> None:
+    result = go(root, "tset")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert "no command called 'tset'" in result.stderr
+    assert "  test " in result.stderr
+
+
+def test_auth_says_what_it_waits_for(root: Path) -> None:
+    result = go(root, "auth")
+    assert result.returncode == 3
+    assert result.stdout == ""
+    assert "mini-modal" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_mini_is_passed_on_where_the_caller_is(root: Path, tmp_path: Path) -> None:
+    """Paths among the arguments mean what they mean to the caller, and so does the exit status."""
+    (tmp_path / "job.py").write_text("def double(x):\n    return 2 * x\n")
+    assert go(root, "mini", "check", "job.py:double", "--input", "1", cwd=tmp_path).returncode == 0
+    assert go(root, "mini", "no-such-command", cwd=tmp_path).returncode == 2
+
+
+def test_the_arguments_of_a_command_are_its_own(root: Path) -> None:
+    result = go(root, "test", "--version")
+    assert result.stdout.startswith("pytest ")
+
+
+@pytest.mark.parametrize("how", ["HOME", "PYENV_ROOT", "shims"])
+def test_interpreters_of_pyenv_come_before_its_shims(root: Path, tmp_path: Path, how: str) -> None:
+    """The newest patch of each supported minor, wherever pyenv is known to be; no other version, no virtualenv."""
+    pyenv = tmp_path / "my pyenv" / ".pyenv"
+    for version in ("3.10.4", "3.11.9", "3.11.10", "3.13.1", "3.12.0/envs", "3.12-dev"):
+        python = "python" + ".".join(version.split(".")[:2])
+        executable(pyenv / "versions" / version / "bin" / python, "#!/bin/sh\n")
+    executable(pyenv / "shims" / "python3.11", "#!/bin/sh\nexit 127\n")
+    path = f"{pyenv / 'shims'}:/usr/bin:/bin" if how == "shims" else "/usr/bin:/bin"
+    env = {"HOME": str(pyenv.parent if how == "HOME" else tmp_path), "PATH": path}
+    if how == "PYENV_ROOT":
+        env["PYENV_ROOT"] = str(pyenv)
+    found = shell(root, "add_pyenv; echo $PATH", **env).removesuffix(path).rstrip(":").split(":")
+    assert [Path(path) for path in found if path.startswith(str(tmp_path))] == [
+        pyenv / "versions" / version / "bin" for version in ("3.11.10", "3.13.1")
+    ]
+
+
+@pytest.mark.parametrize("home", [None, "", "/does/not/exist"])
+def test_there_is_always_a_home(root: Path, home: str | None) -> None:
+    found = shell(root, "ensure_home; echo $HOME", **({} if home is None else {"HOME": home}))
+    assert os.access(found, os.W_OK)
+
+
+@pytest.mark.parametrize(
+    ("version", "enough"),
+    [("0.8.99", False), ("0.9.0", True), ("0.10.1 (abc 2026-01-01)", True), ("1.0", True), ("", False)],
+)
+def test_a_uv_too_old_for_the_lock_is_not_used(
+    root: Path, tmp_path: Path, version: str, enough: bool
+) -> None:
+    uv = executable(tmp_path / "uv", f'#!/bin/sh\n[ -n "{version}" ] && echo "uv {version}"\n')
+    assert (shell(root, f"if new_enough '{uv}'; then echo yes; fi") == "yes") is enough
+
+
+def test_a_machine_without_a_python_is_told_what_to_install(root: Path, tmp_path: Path) -> None:
+    """The Pythons found here are all too old, and one is a broken shim."""
+    for name in ("python3", "python"):
+        executable(tmp_path / name, "#!/bin/sh\nexit 1\n")
+    for minor in range(11, 20):
+        executable(tmp_path / f"python3.{minor}", "#!/bin/sh\necho 'command not found' >&2\nexit 127\n")
+    out = shell(root, "(find_python) 2>&1 || echo status $?", PATH=f"{tmp_path}:/usr/bin:/bin")
+    assert "no Python >= 3.11" in out
+    assert "apt-get install" in out
+    assert out.endswith("status 1")
+
+
+def test_a_python_without_venv_and_pip_is_told_what_to_install(checkout: Path, tmp_path: Path) -> None:
+    """Debian's python3 can run code, but has neither `ensurepip` nor `pip`."""
+    bare = (
+        f"#!/bin/sh\ncase $1 in -m) echo 'No module named '$2 >&2; exit 1 ;; esac\nexec '{PYTHON}' \"$@\"\n"
+    )
+    executable(tmp_path / "bin" / "python3", bare)
+    out = shell(checkout, "(install_uv) 2>&1 || echo status $?", PATH=f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    assert "No module named pip" in out
+    assert "apt-get install python3-venv" in out
+    assert out.endswith("status 1")
+    assert [path.name for path in (checkout / ".uv").iterdir()] == ["bin"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_fresh_checkout_sets_itself_up(checkout: Path, tmp_path: Path, uv: str) -> None:
+    """With an empty HOME, called from another folder, and a uv on PATH that cannot read the lock."""
+    tools = tmp_path / "bin"
+    executable(tools / "uv", "#!/bin/sh\necho uv 0.1.0\n")
+    executable(tools / "python3", f"#!/bin/sh\nexec '{PYTHON}' \"$@\"\n")
+    cache = subprocess.run([uv, "cache", "dir"], capture_output=True, text=True, check=True).stdout.strip()
+    home = tmp_path / "home"
+    home.mkdir()
+    result = go(
+        checkout,
+        "mini",
+        "--version",
+        cwd=tmp_path,
+        HOME=str(home),
+        PATH=f"{tools}:/usr/bin:/bin",
+        UV_CACHE_DIR=cache,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "installing uv" in result.stderr
+    assert (checkout / ".uv" / "bin" / "uv").exists()
+    assert (checkout / ".venv" / "bin" / "mini").exists()
+    again = go(checkout, "mini", "--version", cwd=tmp_path, HOME=str(home), PATH=f"{tools}:/usr/bin:/bin")
+    assert again.stdout == result.stdout
+    assert "installing uv" not in again.stderr
