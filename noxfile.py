@@ -7,10 +7,12 @@ An interpreter or a backend that is missing is a visible skip, so that everybody
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import nox
 import nox_uv
@@ -51,7 +53,7 @@ def build(session: nox.Session, out: Path | None = None) -> Path:
 
 
 def own_tests(session: nox.Session, dist: Path, package: str) -> Path:
-    """Unpack a package's sdist and take its sources away; return the folder that still has its tests."""
+    """Unpack a package's sdist and take its sources away. Return the folder, which still has its tests."""
     folder = Path(session.create_tmp()) / "sdist"
     shutil.rmtree(folder, ignore_errors=True)
     (sdist,) = dist.glob(f"{package.replace('-', '_')}-*.tar.gz")
@@ -60,6 +62,16 @@ def own_tests(session: nox.Session, dist: Path, package: str) -> Path:
     (unpacked,) = folder.iterdir()
     shutil.rmtree(unpacked / "src")
     return unpacked
+
+
+def strangers(package: str, pyproject: dict[str, Any]) -> list[str]:
+    """The import names of our packages that neither a package nor its tests ask for."""
+    asked = [*pyproject["project"].get("dependencies", []), *nox.project.dependency_groups(pyproject, "test")]
+    known = {package, *(re.split(r"[^\w.-]", line)[0] for line in asked)}
+    inits = [
+        next(ROOT.glob(f"packages/{other}/src/*/__init__.py")) for other in PACKAGES if other not in known
+    ]
+    return [path.parent.name for path in inits]
 
 
 @nox_uv.session(python=PYTHONS, uv_groups=["test"], uv_all_packages=True)
@@ -83,19 +95,24 @@ def conformance(session: nox.Session, backend: str) -> None:
         session.run("python", "-m", "mini.conformance", "report", str(REPORT))
 
 
-@nox.session(python=PYTHONS)
+@nox.session(python=PYTHONS, reuse_venv=False)
 @nox.parametrize("package", PACKAGES)
 def isolated(session: nox.Session, package: str) -> None:
     """Each package from its wheel, alone with what it depends on: its own tests pass."""
     dist = build(session)
     folder = own_tests(session, dist, package)
-    group = nox.project.dependency_groups(nox.project.load_toml(folder / "pyproject.toml"), "test")
+    pyproject = nox.project.load_toml(folder / "pyproject.toml")
+    group = nox.project.dependency_groups(pyproject, "test")
     session.install(f"--find-links={dist}", f"--reinstall-package={package}", package, *group)
     session.chdir(folder)
+    find = (
+        "import sys; from importlib.util import find_spec; sys.exit([*filter(find_spec, sys.argv[1:])] or 0)"
+    )
+    session.run("python", "-c", find, *strangers(package, pyproject))
     session.run("pytest", *posargs(session))
 
 
-@nox.session(python=OLDEST)
+@nox.session(python=OLDEST, reuse_venv=False)
 @nox.parametrize("package", PACKAGES)
 def minimums(session: nox.Session, package: str) -> None:
     """Each package with the oldest versions that it says it works with: its own tests pass."""
