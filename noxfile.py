@@ -11,6 +11,9 @@ import re
 import shutil
 import sys
 import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,22 +49,23 @@ def posargs(session: nox.Session) -> list[str]:
 
 def build(session: nox.Session, out: Path | None = None) -> Path:
     """Build every package as a release does, the wheel from the sdist. Return the folder of them."""
-    out = out or Path(session.create_tmp()) / "dist"
+    out = out or Path(session.create_tmp()).absolute() / "dist"
     shutil.rmtree(out, ignore_errors=True)
     session.run_install("uv", "build", "--quiet", "--all-packages", "--out-dir", str(out), external=True)
     return out
 
 
-def own_tests(session: nox.Session, dist: Path, package: str) -> Path:
-    """Unpack a package's sdist and take its sources away. Return the folder, which still has its tests."""
-    folder = Path(session.create_tmp()) / "sdist"
-    shutil.rmtree(folder, ignore_errors=True)
+@contextmanager
+def own_tests(session: nox.Session, dist: Path, package: str) -> Iterator[Path]:
+    """Unpack a package's sdist far from the checkout, without its sources: a folder that still has its tests."""
     (sdist,) = dist.glob(f"{package.replace('-', '_')}-*.tar.gz")
-    with tarfile.open(sdist) as archive:
-        archive.extractall(folder, filter="data")
-    (unpacked,) = folder.iterdir()
-    shutil.rmtree(unpacked / "src")
-    return unpacked
+    with tempfile.TemporaryDirectory(prefix="mini-") as temporary:
+        with tarfile.open(sdist) as archive:
+            archive.extractall(temporary, filter="data")
+        (folder,) = Path(temporary).iterdir()
+        shutil.rmtree(folder / "src")
+        with session.chdir(folder):
+            yield folder
 
 
 def strangers(package: str, pyproject: dict[str, Any]) -> list[str]:
@@ -100,16 +104,13 @@ def conformance(session: nox.Session, backend: str) -> None:
 def isolated(session: nox.Session, package: str) -> None:
     """Each package from its wheel, alone with what it depends on: its own tests pass."""
     dist = build(session)
-    folder = own_tests(session, dist, package)
-    pyproject = nox.project.load_toml(folder / "pyproject.toml")
-    group = nox.project.dependency_groups(pyproject, "test")
-    session.install(f"--find-links={dist}", f"--reinstall-package={package}", package, *group)
-    session.chdir(folder)
-    find = (
-        "import sys; from importlib.util import find_spec; sys.exit([*filter(find_spec, sys.argv[1:])] or 0)"
-    )
-    session.run("python", "-c", find, *strangers(package, pyproject))
-    session.run("pytest", *posargs(session))
+    with own_tests(session, dist, package) as folder:
+        pyproject = nox.project.load_toml(folder / "pyproject.toml")
+        group = nox.project.dependency_groups(pyproject, "test")
+        session.install(f"--find-links={dist}", f"--reinstall-package={package}", package, *group)
+        find = "import sys; from importlib.util import find_spec; sys.exit([*filter(find_spec, sys.argv[1:])] or 0)"
+        session.run("python", "-c", find, *strangers(package, pyproject))
+        session.run("pytest", *posargs(session))
 
 
 @nox.session(python=OLDEST, reuse_venv=False)
@@ -117,17 +118,12 @@ def isolated(session: nox.Session, package: str) -> None:
 def minimums(session: nox.Session, package: str) -> None:
     """Each package with the oldest versions that it says it works with: its own tests pass."""
     dist = build(session)
-    folder = own_tests(session, dist, package)
-    pyproject = folder / "pyproject.toml"
-    pins = folder / "minimums.txt"
     compile_pins = ["uv", "pip", "compile", "--quiet", "--resolution=lowest-direct", f"--find-links={dist}"]
-    options = ["--all-extras", f"--group={pyproject}:test", f"--python={session.python}"]
-    session.run_install(*compile_pins, *options, f"--output-file={pins}", str(pyproject), external=True)
-    session.install(
-        f"--find-links={dist}", f"--reinstall-package={package}", package, f"--requirements={pins}"
-    )
-    session.chdir(folder)
-    session.run("pytest", *posargs(session))
+    with own_tests(session, dist, package):
+        options = ["--all-extras", "--group=test", f"--python={session.python}", "--output-file=minimums.txt"]
+        session.run_install(*compile_pins, *options, "pyproject.toml", external=True)
+        session.install(f"--find-links={dist}", f"--reinstall-package={package}", package, "-r=minimums.txt")
+        session.run("pytest", *posargs(session))
 
 
 @nox_uv.session(python=PYTHONS, uv_groups=["test"], uv_all_packages=True)
