@@ -122,6 +122,10 @@ prepare() {
   ensure_home
   add_pyenv
   ensure_uv
+  # Behind a proxy that signs for others only the system's store knows who to trust; a bare container has none.
+  if [[ -e /etc/ssl/certs/ca-certificates.crt || -e /etc/pki/tls/certs/ca-bundle.crt || -e /etc/ssl/cert.pem ]]; then
+    export UV_SYSTEM_CERTS=${UV_SYSTEM_CERTS:-true}
+  fi
   # CI takes the interpreters that it has, and says which are missing; a person gets them from uv.
   if [[ ${CI:-} == true ]]; then export UV_PYTHON_DOWNLOADS=${UV_PYTHON_DOWNLOADS:-never}; fi
   unset VIRTUAL_ENV UV_PROJECT_ENVIRONMENT PYTHONHOME PYTHONPATH
