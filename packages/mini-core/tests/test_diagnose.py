@@ -54,7 +54,6 @@ def test_what_can_be_pickled_has_no_culprit() -> None:
         lambda: logging.getLogger("x"),
         socket,
         np.zeros(3),
-        sys.stdout,
     ):
         assert find_unpicklable(obj, "x") is None
 
