@@ -159,7 +159,7 @@ def _choose() -> View:
     if shell is not None and getattr(shell, "kernel", None) is not None:
         from .notebook import NotebookView
 
-        return NotebookView()
+        return NotebookView(shell)
     stream = sys.stderr
     if stream is None:
         return _Nowhere()

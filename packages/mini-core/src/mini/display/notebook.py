@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .lines import line
 from .meter import clock, count, describe, fraction, pace, summary, trouble, worth_a_last_word
@@ -27,7 +27,8 @@ class NotebookView:
 
     pause = 0.25
 
-    def __init__(self) -> None:
+    def __init__(self, shell: Any) -> None:
+        self._shell = shell
         self._outputs: dict[Meter, str] = {}
 
     def update(self, running: Sequence[Meter], ended: Sequence[Meter], logged: Sequence[LogLine]) -> None:
@@ -51,15 +52,11 @@ class NotebookView:
         pass
 
     def _publish(self, meter: Meter, html: str, text: str) -> None:
-        from IPython.display import display
-
-        data = {"text/html": html, "text/plain": text}
-        display_id = self._outputs.get(meter)
-        if display_id is None:
-            display_id = self._outputs[meter] = f"mini-{meter.status.id}-{id(meter)}"
-            display(data, raw=True, display_id=display_id)  # type: ignore[no-untyped-call]
-        else:
-            display(data, raw=True, display_id=display_id, update=True)  # type: ignore[no-untyped-call]
+        known = meter in self._outputs
+        display_id = self._outputs.setdefault(meter, f"mini-{meter.status.id}-{id(meter)}")
+        self._shell.display_pub.publish(
+            {"text/html": html, "text/plain": text}, transient={"display_id": display_id}, update=known
+        )
 
 
 def _bar(part: float | None) -> str:

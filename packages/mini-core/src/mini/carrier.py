@@ -1,0 +1,193 @@
+"""What an adapter implements: a carrier starts workers somewhere, brings groups of calls to them and outcomes back.
+
+A carrier looks into nothing that it carries. Order, windows, grouping, retries, errors and cancellation are the
+engine's business; how a group is run is `mini.worker`'s. All methods but `poll` and `wake` are called with the
+carrier's `lock` held and must not block.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .output import Report
+from .wire import Frames, Program
+from .worker import GroupHead, ProgramHead
+
+if TYPE_CHECKING:
+    from .errors import FailureKind
+
+__all__ = ["Broken", "Carrier", "Event", "Group", "Lost", "Outcomes", "Reports", "Returned", "Task"]
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """What the groups of one map have in common, for a carrier.
+
+    Attributes:
+        program: what to run; the worker needs `head` and `program.frames`.
+        single: there is one group only, so nothing needs to be kept for another.
+        timeout: seconds that one call may run, or None.
+        quick: its groups take so little time that a worker should have the next one at hand.
+    """
+
+    head: ProgramHead
+    program: Program
+    single: bool = False
+    timeout: float | None = None
+    quick: bool = False
+
+    @property
+    def id(self) -> str:
+        return self.head.flow
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """Some consecutive calls of a map that travel together.
+
+    `count` shrinks when a worker gives calls at its end back; `received` counts the outcomes that have arrived, which
+    always are those of the first calls.
+    """
+
+    id: int
+    task: Task
+    start: int
+    count: int
+    attempt: int
+    payload: Frames
+    received: int = 0
+    worker: str = ""
+
+    def head(self) -> GroupHead:
+        return GroupHead(self.id, self.task.id, self.start, self.count, self.attempt)
+
+
+@dataclass(slots=True)
+class Outcomes:
+    """Outcomes of calls of `group` have arrived.
+
+    `frames` is a part as `mini.worker` made it, empty where there is nothing new. `elapsed`, nanoseconds, is set when
+    the group has ended.
+    """
+
+    group: Group
+    frames: Frames
+    elapsed: int | None
+
+
+@dataclass(slots=True)
+class Returned:
+    """`count` calls at the end of `group` were taken back before they started."""
+
+    group: Group
+    count: int
+
+
+@dataclass(slots=True)
+class Lost:
+    """The worker of `group` is gone.
+
+    Attributes:
+        group: the group; outcomes that could be saved have been reported before.
+        running: position in the group of the call that ran; -1 if none did; None if that is not known.
+        reason: what happened to the worker.
+        kind: "lost", "timeout", "out-of-memory" or "cancelled".
+    """
+
+    group: Group
+    running: int | None
+    reason: str
+    kind: FailureKind = "lost"
+
+
+@dataclass(slots=True)
+class Reports:
+    """What calls printed and emitted."""
+
+    reports: list[Report]
+
+
+@dataclass(slots=True)
+class Broken:
+    """No worker can be started; every call that waits for one gets `error`."""
+
+    error: BaseException
+
+
+Event = Outcomes | Returned | Lost | Reports | Broken
+
+
+class Carrier(ABC):
+    """Base of what moves bytes.
+
+    Attributes:
+        width: how many workers there may be at the same time.
+        lock: guards carrier and engine; shared between them.
+        background: whether calls may make progress while nobody waits for them.
+    """
+
+    background = True
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self.lock = threading.RLock()
+
+    @abstractmethod
+    def room(self, task: Task) -> int:
+        """How many more groups of `task` it would take now."""
+
+    @abstractmethod
+    def start(self, group: Group) -> str:
+        """Take `group` and return a label of its worker, such as "worker 1". Only called when there is room."""
+
+    @abstractmethod
+    def poll(self, timeout: float | None) -> list[Event]:
+        """Wait for events, at most `timeout` seconds (None: until one comes), and return them in their order.
+
+        Called without the lock, by one thread at a time. An early return without events is fine.
+        """
+
+    @abstractmethod
+    def wake(self) -> None:
+        """Make a `poll` that waits return soon. Called from any thread."""
+
+    def steal(self) -> None:
+        """There are idle workers and no more groups: take calls that have not started back from busy workers."""
+        return None
+
+    @abstractmethod
+    def retract(self, task: Task) -> None:
+        """Take back or drop the calls of `task` that have not started; their outcomes are not wanted."""
+
+    def doom(self, task: Task, grace: float) -> None:
+        """End the calls of `task` that still run after `grace` seconds, where that can be done."""
+        return None
+
+    def forget(self, task: Task) -> None:
+        """No more groups of `task` will come."""
+        return None
+
+    def credit(self, task: Task, count: int) -> None:
+        """A stream may send `count` more items; 0 ends it."""
+        raise NotImplementedError
+
+    def inside(self) -> bool:
+        """Whether the calling thread is one of this carrier's own workers."""
+        return False
+
+    def lend(self, count: int) -> None:
+        """A worker that waits for calls of its own (+1) makes room for another; -1 when it goes on."""
+        return None
+
+    @abstractmethod
+    def close(self, *, kill: bool) -> None:
+        """End all workers; with `kill` at once. Afterwards nothing of it is left."""
+
+    def abandon(self) -> None:
+        """This process is a forked copy: let go of everything without touching the workers."""
+        return None
+
+

@@ -1,0 +1,122 @@
+"""What a function can ask for while it runs on a worker: its data directory, its job, and a way to report.
+
+Nothing here needs an apparatus in hand: the worker sets the running call, the functions below look it up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["JobInfo", "RunningGroup", "current_job", "emit_metrics", "emit_progress", "get_data_dir"]
+
+
+@dataclass(frozen=True, slots=True)
+class JobInfo:
+    """The call that is running: `id` is unique, `index` is its input's place in the map, `attempt` counts from 1."""
+
+    id: str
+    index: int
+    attempt: int
+    apparatus: str
+
+
+class RunningGroup:
+    """The group of calls that a worker is at; which call of it, only `position` knows.
+
+    One object per group, not per call: tiny calls cannot afford one each.
+    """
+
+    __slots__ = ("apparatus", "attempt", "data_dir", "emit", "flow", "position", "start")
+
+    def __init__(
+        self,
+        flow: str,
+        start: int,
+        attempt: int,
+        apparatus: str,
+        data_dir: str | None,
+        position: Callable[[], int],
+        emit: Callable[[str, int, Any], None],
+    ) -> None:
+        self.flow = flow
+        self.start = start
+        self.attempt = attempt
+        self.apparatus = apparatus
+        self.data_dir = data_dir
+        self.position = position
+        self.emit = emit
+
+    @property
+    def index(self) -> int:
+        return self.start + self.position()
+
+
+_running: ContextVar[RunningGroup | None] = ContextVar("mini_running", default=None)
+
+# A worker process runs one group at a time. Threads that a call starts do not inherit its context variables,
+# and what they print or emit belongs to that call all the same.
+_process_wide: RunningGroup | None = None
+
+
+def enter_group(group: RunningGroup | None, *, process_wide: bool) -> RunningGroup | None:
+    """Make `group` the running one in this context; return the one before it, to be entered again afterwards."""
+    global _process_wide
+    before = _running.get()
+    _running.set(group)
+    if process_wide:
+        _process_wide = group
+    return before
+
+
+def running_group() -> RunningGroup | None:
+    return _running.get() or _process_wide
+
+
+def current_job() -> JobInfo | None:
+    """The job that this code runs in, or None outside a call."""
+    group = running_group()
+    if group is None:
+        return None
+    index = group.index
+    return JobInfo(f"{group.flow}-{index}", index, group.attempt, group.apparatus)
+
+
+def get_data_dir() -> Path:
+    """The directory of the apparatus's volume, for the call that is running; it exists.
+
+    What is written there is read by later calls on the same apparatus name, and by the caller through
+    `apparatus.volume`.
+
+    Raises:
+        RuntimeError: outside a call.
+    """
+    group = running_group()
+    if group is None or group.data_dir is None:
+        raise RuntimeError(
+            "get_data_dir() has a meaning only inside a function that an apparatus runs; "
+            "outside, read and write through apparatus.volume"
+        )
+    path = Path(group.data_dir)
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def emit_progress(step: float, total: float | None = None, message: str = "") -> None:
+    """Report that this call has done `step` of `total`. Outside a call it does nothing.
+
+    Cheap enough for an inner loop: only the latest report travels, a few times per second.
+    """
+    group = running_group()
+    if group is not None:
+        group.emit("progress", group.index, (step, total, message))
+
+
+def emit_metrics(**values: Any) -> None:
+    """Report named values of this call, such as `loss=0.1`. Later values of a name win. Outside a call it does nothing."""
+    group = running_group()
+    if group is not None:
+        group.emit("metrics", group.index, values)

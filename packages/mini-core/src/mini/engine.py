@@ -1,0 +1,836 @@
+"""The engine: window, order, grouping, retries, timeouts and cancellation, one implementation for all backends.
+
+An engine has one carrier. Whoever waits for results drives it: one of the waiting threads polls the carrier for all
+of them, the others sleep until something has changed. So a single call costs no thread switch. When nobody waits and
+calls run, for instance because the consumer of a map is busy with the last result, a helper thread (the *steward*)
+takes over until somebody does.
+"""
+
+from __future__ import annotations
+
+import itertools
+import marshal
+import os
+import threading
+import time
+import uuid
+import weakref
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from . import display, wire
+from .carrier import Broken, Carrier, Event, Group, Lost, Outcomes, Reports, Returned, Task
+from .errors import (
+    FailureRecord,
+    JobCancelled,
+    JobTimeout,
+    MiniError,
+    WorkerLost,
+)
+from .output import Report
+from .status import CallRecord, FlowStatus, LogLine, Progress, WorkerStatus
+from .wire import Failure, Frames
+
+__all__ = ["Engine", "Flow", "Part", "Records", "Source"]
+
+GROUP_SECONDS = 0.004
+"""Calls are grouped until a group takes about this long: many times a round trip, too short to wait for."""
+GROUP_BYTES = 1 << 20
+QUICK_SECONDS = 0.02
+"""A worker gets its next group ahead of time if groups take less than this."""
+MOST_CHUNK = 1024
+CHUNK_GROWTH = 8
+DEFAULT_WINDOW = 6144
+"""Inputs in flight or waiting to be consumed, for calls that turn out to be tiny."""
+PULL_SECONDS = 0.002
+"""How long an input iterator may take before the inputs at hand are sent without waiting for a full group."""
+STEWARD_DELAY = 0.02
+SHOW_AFTER = 0.5
+CANCEL_GRACE = 0.1
+
+_group_ids = itertools.count()
+
+
+class Source:
+    """The inputs of a map, pulled as late as possible.
+
+    `anywhere` says that pulling runs no code of the user's, so that any thread may do it.
+    """
+
+    def __init__(self, iterables: tuple[Iterable[Any], ...]) -> None:
+        self.single = len(iterables) == 1
+        self.anywhere = all(type(it) in (list, tuple, range, str, bytes, dict, set, frozenset) for it in iterables)
+        sizes = [len(it) if hasattr(it, "__len__") else None for it in iterables]  # type: ignore[arg-type]
+        known = [size for size in sizes if size is not None]
+        self.total = min(known) if len(known) == len(sizes) else None
+        self._rows: Iterator[Any] = iter(iterables[0]) if self.single else zip(*iterables, strict=False)
+        self._back: list[Any] = []
+        self.exhausted = False
+        self.error: BaseException | None = None
+        self.seconds = 0.0
+        """How long the last `take` took."""
+
+    def take(self, count: int) -> list[Any]:
+        """At most `count` inputs; fewer at the end, or when the iterator is slow. Never raises what it raises."""
+        rows: list[Any] = []
+        if self._back:
+            rows, self._back = self._back[:count], self._back[count:]
+            return rows
+        began = time.monotonic()
+        step = count if self.anywhere else 1
+        try:
+            while len(rows) < count:
+                want = min(step, count - len(rows))
+                before = len(rows)
+                # extend, not islice into a new list: what came before an error is kept.
+                rows.extend(islice(self._rows, want))
+                if len(rows) - before < want:
+                    self.exhausted = True
+                    break
+                self.seconds = time.monotonic() - began
+                if self.seconds > PULL_SECONDS:
+                    break
+                step *= 4
+        except Exception as exc:
+            self.exhausted = True
+            self.error = exc
+        self.seconds = time.monotonic() - began
+        return rows
+
+    def put_back(self, rows: list[Any]) -> None:
+        self._back = rows + self._back
+
+    @property
+    def empty(self) -> bool:
+        return self.exhausted and not self._back
+
+    def close(self) -> None:
+        """Drop the iterators: a generator that was passed runs its own clean-up."""
+        self.exhausted = True
+        self._back = []
+        self._rows = iter(())
+
+
+@dataclass(slots=True)
+class Part:
+    """Outcomes of `count` consecutive calls from `start` on: values once unpacked, with Failures among them."""
+
+    start: int
+    count: int
+    frames: Frames
+    values: list[Any] | None = None
+    failed: bool = False
+
+    def unpack(self) -> list[Any]:
+        if self.values is None:
+            self.values = wire.unpack_part(self.frames)
+            self.failed = self.failed or any(type(v) is Failure for v in self.values)
+            self.frames = []
+        return self.values
+
+
+@dataclass(eq=False)
+class Flow:
+    """One `run`, `map` or `stream` on its way."""
+
+    task: Task
+    source: Source
+    status: FlowStatus
+    ordered: bool = True
+    return_exceptions: bool = False
+    retries: int = 0
+    window: int = DEFAULT_WINDOW
+    chunk: int = MOST_CHUNK
+    progress: bool | None = None
+    live_logs: bool = False
+    on_change: Callable[[], None] | None = None
+    """Called, with the lock held, when parts have arrived or the flow has ended; makes the steward drive it."""
+    on_start: Callable[[], bool] | None = None
+    """Called, with the lock held, before a group starts; False drops the flow."""
+    inline_driver: bool = True
+
+    pulled: int = 0
+    handed: int = 0
+    backlog: deque[Group] = field(default_factory=deque)
+    running: dict[int, Group] = field(default_factory=dict)
+    ready: deque[Part] = field(default_factory=deque)
+    waiting: dict[int, Part] = field(default_factory=dict)
+    next: int = 0
+    stop_at: int | None = None
+    """Index of a call that failed for good; calls after it are not started any more."""
+    attempts: dict[int, int] = field(default_factory=dict)
+    inputs: dict[int, str] = field(default_factory=dict)
+    """Short reprs of the inputs of failed calls."""
+    failures: dict[int, FailureRecord] = field(default_factory=dict)
+    pulling: bool = False
+    abandoned: bool = False
+    broken: BaseException | None = None
+    mean: float | None = None
+    """Seconds that a call takes, as far as is known."""
+    size: float = 0.0
+    """Bytes that a call takes, input or outcome, whichever is larger."""
+    last_chunk: int = 1
+    shown: bool = False
+
+    @property
+    def id(self) -> str:
+        return self.task.id
+
+    @property
+    def complete(self) -> bool:
+        """All outcomes there will be are in `ready` or were handed out."""
+        if self.running or self.backlog or self.pulling:
+            return False
+        return self.source.empty or self.stop_at is not None
+
+    def total_is_known(self, total: int | None) -> None:
+        self.status.total = total
+
+    def deliver(self, part: Part) -> None:
+        if not self.ordered:
+            self.ready.append(part)
+            return
+        if part.start != self.next:
+            self.waiting[part.start] = part
+            return
+        while part is not None:
+            self.ready.append(part)
+            self.next = part.start + part.count
+            part = self.waiting.pop(self.next, None)  # type: ignore[assignment]
+
+
+class Records:
+    """What calls emitted, printed and failed with, for an apparatus in this process; the oldest are dropped."""
+
+    MOST = 1000
+    MOST_LINES = 10_000
+
+    def __init__(self) -> None:
+        self._records: OrderedDict[tuple[str, int], CallRecord] = OrderedDict()
+        self._lines = 0
+
+    def of(self, flow: Flow, index: int, attempt: int) -> CallRecord:
+        key = (flow.id, index)
+        record = self._records.get(key)
+        if record is None:
+            record = CallRecord(f"{flow.id}-{index}", index, attempt, flow.status.function)
+            self._records[key] = record
+            if len(self._records) > self.MOST:
+                self._lines -= len(self._records.popitem(last=False)[1].log)
+        record.attempt = max(record.attempt, attempt)
+        return record
+
+    def get(self, flow: Flow, index: int) -> CallRecord | None:
+        return self._records.get((flow.id, index))
+
+    def note_lines(self, count: int) -> None:
+        self._lines += count
+        while self._lines > self.MOST_LINES:
+            oldest = next((r for r in self._records.values() if r.log), None)
+            if oldest is None:
+                break
+            dropped = len(oldest.log) if len(self._records) > 1 else self._lines - self.MOST_LINES
+            del oldest.log[: max(1, dropped)]
+            self._lines -= max(1, dropped)
+
+    def all(self) -> list[CallRecord]:
+        return list(self._records.values())
+
+    def settle(self, flow: Flow) -> None:
+        """The flow has ended: what still counts as running ended with it."""
+        for (flow_id, index), record in self._records.items():
+            if flow_id == flow.id and record.state == "RUNNING":
+                record.state = "FAILED" if index in flow.failures else "DONE"
+
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+class Engine:
+    """Runs flows over one carrier. Thread-safe."""
+
+    def __init__(self, carrier: Carrier, records: Records) -> None:
+        self.carrier = carrier
+        self.records = records
+        self._lock = carrier.lock
+        self._changed = threading.Condition(self._lock)
+        self._flows: dict[str, Flow] = {}
+        self._turn: deque[Flow] = deque()
+        self._by_group: dict[int, Flow] = {}
+        self._driver: int | None = None
+        self._waiting = 0
+        self._driven = 0.0
+        self._steward: threading.Thread | None = None
+        self._doomed_until = 0.0
+        self._closed: str | None = None
+        self._later: deque[Callable[[], None]] = deque()
+        _engines.add(self)
+
+    # --- for the apparatus ---
+
+    def begin(self, flow: Flow) -> None:
+        """Start to work on `flow`. Raises RuntimeError if the engine is closed."""
+        with self._lock:
+            self._check_open()
+            self._flows[flow.id] = flow
+            self._turn.append(flow)
+            if flow.live_logs:
+                self._show(flow)
+            self._feed(flow)
+            if not flow.task.single or flow.on_change is not None:
+                self._ensure_steward()
+            if self._driver is not None:
+                self.carrier.wake()
+
+    def next_part(self, flow: Flow) -> Part | None:
+        """The next outcomes of `flow`, as soon as there are some; None after the last.
+
+        Raises what the input iterator raised, after the outcomes of the inputs before.
+        """
+        inside = self.carrier.inside()
+        with self._lock:
+            if inside:
+                self.carrier.lend(+1)
+            try:
+                while (part := self._take(flow)) is None:
+                    if self._finished(flow):
+                        return None
+                    if self._driver is None or self._driver == threading.get_ident():
+                        self._drive(None)
+                    else:
+                        self._waiting += 1
+                        try:
+                            self._changed.wait()
+                        finally:
+                            self._waiting -= 1
+                return part
+            finally:
+                if inside:
+                    self.carrier.lend(-1)
+
+    def try_next_part(self, flow: Flow) -> tuple[Part | None, bool]:
+        """As `next_part`, but at once: (part or None, whether the flow has ended)."""
+        with self._lock:
+            part = self._take(flow)
+            return part, part is None and self._finished(flow)
+
+    def consumed(self, flow: Flow, count: int) -> None:
+        """The consumer is done with `count` outcomes that it was given."""
+        flow.handed += count
+        if flow.task.head.mode == "stream" and not flow.complete:
+            with self._lock:
+                self.carrier.credit(flow.task, count)
+
+    def abandon(self, flow: Flow, *, cancel: bool) -> None:
+        """Nobody wants more of `flow`: drop what has not started and, with `cancel`, end what runs."""
+        with self._lock:
+            if flow.abandoned:
+                return
+            flow.abandoned = True
+            self._flows.pop(flow.id, None)
+            if flow in self._turn:
+                self._turn.remove(flow)
+            finished = flow.complete
+            flow.backlog.clear()
+            flow.ready.clear()
+            flow.waiting.clear()
+            if flow.status.state == "RUNNING":
+                flow.status.state = "DONE" if finished else "CANCELLED"
+            if not self._closed:
+                if flow.running:
+                    if flow.task.head.mode == "stream":
+                        self.carrier.credit(flow.task, 0)
+                    self.carrier.retract(flow.task)
+                    if cancel:
+                        self.carrier.doom(flow.task, CANCEL_GRACE)
+                        self._doomed_until = time.monotonic() + CANCEL_GRACE
+                    self._ensure_steward()
+                self.carrier.forget(flow.task)
+            self.records.settle(flow)
+            if flow.shown:
+                flow.shown = False
+                display.hide(flow.status)
+            self._changed.notify_all()
+        flow.source.close()
+
+    def interrupt(self) -> None:
+        """Ctrl-C: end all workers now. The next call starts new ones."""
+        with self._lock:
+            for flow in list(self._flows.values()):
+                flow.broken = JobCancelled("cancelled by Ctrl-C in the calling process")
+                self._announce(flow)
+            self._by_group.clear()
+            self.carrier.close(kill=True)
+            self._changed.notify_all()
+
+    def close(self, *, kill: bool = False) -> None:
+        """End everything; flows that still run fail with RuntimeError. Harmless when repeated."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = "the apparatus is closed; make a new one"
+            for flow in list(self._flows.values()):
+                if flow.shown:
+                    flow.shown = False
+                    display.hide(flow.status)
+                if flow.on_change is not None:
+                    flow.on_change()
+            self._flows.clear()
+            self._turn.clear()
+            self.carrier.wake()
+            self._changed.notify_all()
+            # Whoever polls right now must be out before its descriptors go away.
+            deadline = time.monotonic() + 5
+            while self._driver not in (None, threading.get_ident()) and time.monotonic() < deadline:
+                self.carrier.wake()
+                self._changed.wait(0.1)
+            self.carrier.close(kill=kill)
+            self._run_later()
+            steward = self._steward
+        if steward is not None and steward is not threading.current_thread():
+            steward.join(5)
+
+    def later(self, job: Callable[[], None]) -> None:
+        """Have `job` run soon, in the thread that drives, without the lock."""
+        self._later.append(job)
+
+    # --- inside, with the lock held ---
+
+    def _run_later(self) -> None:
+        while self._later:
+            job = self._later.popleft()
+            self._lock.release()
+            try:
+                job()
+            finally:
+                self._lock.acquire()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError(self._closed)
+
+    def _take(self, flow: Flow) -> Part | None:
+        if flow.ready and flow.source.seconds > PULL_SECONDS:
+            return flow.ready.popleft()
+        if flow.broken is None and not flow.abandoned:
+            self._check_open()
+            self._feed(flow)
+        return flow.ready.popleft() if flow.ready else None
+
+    def _finished(self, flow: Flow) -> bool:
+        if flow.broken is not None:
+            raise flow.broken
+        if flow.complete:
+            if flow.source.error is not None and flow.stop_at is None:
+                error, flow.source.error = flow.source.error, None
+                raise error
+            return True
+        self._check_open()
+        return flow.abandoned
+
+    def _feed(self, own: Flow | None) -> None:
+        """Start groups while there is room and work. Inputs of the user's own iterators are pulled only for `own`."""
+        turn = self._turn
+        idle = 0
+        while idle < len(turn):
+            flow = turn[0]
+            turn.rotate(-1)
+            group = None
+            if self.carrier.room(flow.task) > 0:
+                group = self._next_group(flow, pull=flow is own or flow.source.anywhere)
+            if group is None:
+                idle += 1
+                continue
+            idle = 0
+            if flow.on_start is not None and not flow.on_start():
+                self._drop(flow)
+                continue
+            flow.running[group.id] = group
+            self._by_group[group.id] = flow
+            label = group.worker = self.carrier.start(group)
+            worker = flow.status.workers.get(label)
+            if worker is None:
+                worker = flow.status.workers[label] = WorkerStatus(label)
+            worker.index = group.start
+            worker.since = time.monotonic()
+            worker.progress = None
+        if turn and self._by_group and len(self._by_group) < self.carrier.width:
+            self.carrier.steal()
+
+    def _drop(self, flow: Flow) -> None:
+        """A future was cancelled before its call started."""
+        flow.abandoned = True
+        self._flows.pop(flow.id, None)
+        if flow in self._turn:
+            self._turn.remove(flow)
+        self.carrier.forget(flow.task)
+
+    def _next_group(self, flow: Flow, *, pull: bool) -> Group | None:
+        while flow.backlog:
+            group = flow.backlog.popleft()
+            if flow.stop_at is None or group.start < flow.stop_at or not flow.ordered:
+                return group
+        while pull and not (flow.pulling or flow.source.empty or flow.abandoned) and flow.stop_at is None:
+            count = self._chunk(flow)
+            if count < 1:
+                return None
+            group = self._pull(flow, count)
+            if group is not None:
+                return group
+        return None
+
+    def _chunk(self, flow: Flow) -> int:
+        """How many calls the next group should have; 0 if the window is full."""
+        left = flow.window - (flow.pulled - flow.handed)
+        if flow.mean is None or flow.chunk == 1:
+            return min(left, 1)
+        count = min(GROUP_SECONDS / max(flow.mean, 1e-9), flow.last_chunk * CHUNK_GROWTH, flow.chunk)
+        if flow.size:
+            count = min(count, GROUP_BYTES / flow.size)
+        # Groups for every worker to have one, to have one at hand, and one that is being consumed.
+        count = min(count, flow.window / (2 * self.carrier.width + 1), left)
+        return min(max(1, int(count)), left)
+
+    def _pull(self, flow: Flow, count: int) -> Group | None:
+        """Pull and pack inputs, without the lock; None if there were none."""
+        flow.pulling = True
+        self._lock.release()
+        try:
+            rows = flow.source.take(count)
+            if not rows:
+                return None
+            packed = wire.pack_column(rows) if flow.source.single else wire.pack_rows(rows)
+        finally:
+            self._lock.acquire()
+            flow.pulling = False
+        start = flow.pulled
+        flow.pulled += packed.count
+        if packed.error is not None:
+            flow.pulled += 1
+            bad = rows[packed.count]
+            flow.source.put_back(rows[packed.count + 1 :])
+            values = [bad] if flow.source.single else list(bad)
+            index = start + packed.count
+            flow.inputs[index] = ", ".join(map(wire.BRIEF.repr, values))
+            self._fail(flow, index, 1, Failure.of(packed.error, "serialization"))
+        if not packed.count:
+            return None
+        flow.last_chunk = packed.count
+        payload_size = sum(memoryview(f).nbytes for f in packed.frames) / packed.count
+        flow.size = max(payload_size, flow.size * 0.9)
+        return Group(next(_group_ids), flow.task, start, packed.count, 1, packed.frames)
+
+    def _drive(self, timeout: float | None) -> None:
+        """Poll the carrier once and deal with what comes."""
+        before, self._driver = self._driver, threading.get_ident()
+        events: list[Event] = []
+        try:
+            timeout = self._poll_time(timeout)
+            self._lock.release()
+            try:
+                events = self.carrier.poll(timeout)
+            finally:
+                self._lock.acquire()
+        finally:
+            self._driver = before
+            self._driven = time.monotonic()
+            try:
+                for event in events:
+                    self._handle(event)
+            finally:
+                if self._waiting or self._closed:
+                    self._changed.notify_all()
+        if self._driven > self._doomed_until:
+            self._doomed_until = 0.0
+        self._run_later()
+
+    def _poll_time(self, timeout: float | None) -> float | None:
+        now = time.monotonic()
+        for flow in self._flows.values():
+            if not flow.shown and flow.progress is not False:
+                left = flow.status.started + SHOW_AFTER - now
+                if left <= 0:
+                    self._show(flow)
+                elif timeout is None or left < timeout:
+                    timeout = left
+        return timeout
+
+    def _show(self, flow: Flow) -> None:
+        if flow.live_logs or display.enabled(flow.progress):
+            flow.shown = True
+            display.show(flow.status)
+        else:
+            flow.progress = False
+
+    # --- events ---
+
+    def _handle(self, event: Event) -> None:
+        if isinstance(event, Outcomes):
+            self._on_outcomes(event)
+        elif isinstance(event, Reports):
+            self._on_reports(event.reports)
+        elif isinstance(event, Returned):
+            self._on_returned(event)
+        elif isinstance(event, Lost):
+            self._on_lost(event)
+        elif isinstance(event, Broken):
+            for flow in list(self._flows.values()):
+                if flow.running or flow.backlog or not flow.source.empty:
+                    flow.broken = event.error
+                    self._announce(flow)
+
+    def _announce(self, flow: Flow) -> None:
+        if flow.on_change is not None:
+            flow.on_change()
+
+    def _on_outcomes(self, event: Outcomes) -> None:
+        group = event.group
+        flow = self._by_group.get(group.id)
+        if flow is None:
+            return
+        if event.frames and not flow.abandoned:
+            self._receive(flow, group, event.frames)
+        if event.elapsed is not None:
+            self._end_group(flow, group)
+            if group.received and not flow.task.single:
+                latest = event.elapsed / 1e9 / group.received
+                mean = flow.mean
+                flow.mean = latest if mean is None or latest < mean else (mean + latest) / 2
+                flow.task.quick = flow.mean * max(flow.last_chunk, 1) < QUICK_SECONDS
+        self._announce(flow)
+
+    def _end_group(self, flow: Flow, group: Group) -> None:
+        self._by_group.pop(group.id, None)
+        flow.running.pop(group.id, None)
+        worker = flow.status.workers.get(group.worker)
+        if worker is not None and not any(g.worker == group.worker for g in flow.running.values()):
+            worker.index = worker.progress = None
+
+    def _receive(self, flow: Flow, group: Group, frames: Frames) -> None:
+        """Deliver a part; outcomes that had arrived before (saved from the journal) are skipped."""
+        _, position, count, failed = marshal.loads(frames[0])
+        start = group.start + position
+        part = Part(start, count, frames, failed=bool(failed))
+        if flow.task.head.mode == "stream":
+            start = part.start = position
+        elif position < group.received:
+            known = group.received - position
+            if known >= count:
+                return
+            part = Part(start + known, count - known, [], part.unpack()[known:], part.failed)
+        size = sum(memoryview(f).nbytes for f in frames) / count
+        flow.size = max(flow.size, size)
+        group.received = max(group.received, position + count)
+        if part.failed:
+            self._sort_out(flow, group, part)
+        else:
+            flow.status.done += count
+            flow.deliver(part)
+
+    def _sort_out(self, flow: Flow, group: Group, part: Part) -> None:
+        """Deliver a part that has failures among its outcomes: retry those that may be, record the others."""
+        values = part.unpack()
+        good: list[Any] = []
+        begin = part.start
+        for index, value in enumerate(values, part.start):
+            if type(value) is not Failure:
+                good.append(value)
+                continue
+            if good:
+                flow.status.done += len(good)
+                flow.deliver(Part(begin, len(good), [], good))
+            good, begin = [], index + 1
+            self._failed(flow, group, index, value)
+        if good:
+            flow.status.done += len(good)
+            flow.deliver(Part(begin, len(good), [], good))
+
+    def _failed(self, flow: Flow, group: Group, index: int, failure: Failure) -> None:
+        """A call failed: run it again if it has retries left, else deliver the failure."""
+        retriable = failure.kind in ("user", "lost", "out-of-memory", "timeout") and flow.task.head.mode != "stream"
+        if retriable and group.attempt <= flow.retries and not flow.abandoned:
+            flow.status.retried += 1
+            flow.attempts[index] = group.attempt + 1
+            payload = wire.slice_payload(group.payload, index - group.start, index - group.start + 1)
+            again = Group(next(_group_ids), flow.task, index, 1, group.attempt + 1, payload)
+            flow.backlog.appendleft(again)
+            return
+        position = 0 if flow.task.head.mode == "stream" else index - group.start
+        flow.inputs[index] = wire.brief_input(group.payload, position)
+        self._fail(flow, index, group.attempt, failure)
+
+    def _fail(self, flow: Flow, index: int, attempt: int, failure: Failure) -> None:
+        record = FailureRecord(index, attempt, failure.kind, failure.type_name, failure.message, failure.text)
+        call = self.records.of(flow, index, attempt)
+        call.failure, call.state = record, "FAILED"
+        flow.failures[index] = record
+        flow.status.failed += 1
+        flow.status.done += 1
+        if not flow.return_exceptions:
+            flow.stop_at = index if flow.stop_at is None else min(index, flow.stop_at)
+        flow.deliver(Part(index, 1, [], [failure], failed=True))
+
+    def _on_returned(self, event: Returned) -> None:
+        group = event.group
+        flow = self._by_group.get(group.id)
+        if flow is None or not event.count:
+            return
+        count = min(event.count, group.count)
+        if count == group.count:
+            self._end_group(flow, group)
+        self._requeue(flow, group, group.count - count, group.count, spread=True)
+        group.count -= count
+
+    def _requeue(self, flow: Flow, group: Group, begin: int, end: int, *, spread: bool = False) -> None:
+        """Put calls of a group that did not start back in front, in as many groups as there are workers to spread to."""
+        if flow.abandoned or begin >= end:
+            return
+        step = max(1, (end - begin) // (2 * self.carrier.width)) if spread else end - begin
+        pieces = []
+        for at in range(begin, end, step):
+            stop = min(at + step, end)
+            payload = wire.slice_payload(group.payload, at, stop)
+            pieces.append(Group(next(_group_ids), flow.task, group.start + at, stop - at, group.attempt, payload))
+        flow.backlog.extendleft(reversed(pieces))
+
+    def _on_lost(self, event: Lost) -> None:
+        group = event.group
+        flow = self._by_group.get(group.id)
+        if flow is None:
+            return
+        self._end_group(flow, group)
+        if flow.abandoned:
+            return
+        if flow.task.head.mode == "stream":
+            # Items that arrived count; the stream itself cannot go on elsewhere.
+            if event.running == -1:
+                self._requeue(flow, group, 0, 1)
+            else:
+                self._fail(flow, flow.next, group.attempt, self._lost_failure(flow, group, 0, event))
+        elif event.running is None:
+            # Which call killed the worker is not known. One by one, the others come through.
+            if group.count - group.received == 1:
+                self._failed_lost(flow, group, group.received, event)
+            else:
+                for at in range(group.received, group.count):
+                    self._requeue(flow, group, at, at + 1)
+        elif event.running < 0:
+            self._requeue(flow, group, group.received, group.count)
+        else:
+            self._requeue(flow, group, event.running + 1, group.count)
+            self._failed_lost(flow, group, event.running, event)
+        self._announce(flow)
+
+    def _failed_lost(self, flow: Flow, group: Group, position: int, event: Lost) -> None:
+        failure = self._lost_failure(flow, group, position, event)
+        self._failed(flow, group, group.start + position, failure)
+
+    def _lost_failure(self, flow: Flow, group: Group, position: int, event: Lost) -> Failure:
+        if event.kind == "timeout":
+            error: MiniError = JobTimeout(f"{flow.status.function}: {event.reason}")
+        elif event.kind == "cancelled":
+            error = JobCancelled(f"{flow.status.function}: {event.reason}")
+        else:
+            error = WorkerLost(f"{flow.status.function}: {event.reason}")
+        return Failure.of(error, event.kind)
+
+    def _on_reports(self, reports: list[Report]) -> None:
+        for flow_id, index, attempt, kind, data in reports:
+            flow = self._flows.get(flow_id)
+            if flow is None:
+                continue
+            record = self.records.of(flow, index, attempt)
+            worker = self._worker_of(flow, index)
+            if kind == "progress":
+                record.progress = Progress(*data)
+                if worker is not None:
+                    worker.index, worker.progress = index, record.progress
+            elif kind == "metrics":
+                record.metrics.update(data)
+                if worker is not None:
+                    worker.metrics = dict(record.metrics)
+            else:
+                lines = [LogLine(record.id, index, kind, text) for text in data]  # type: ignore[arg-type]
+                record.log.extend(lines)
+                self.records.note_lines(len(lines))
+                if flow.live_logs:
+                    flow.status.log.extend(lines)
+
+    def _worker_of(self, flow: Flow, index: int) -> WorkerStatus | None:
+        for group in flow.running.values():
+            if group.start <= index < group.start + group.count:
+                return flow.status.workers.get(group.worker)
+        return None
+
+    # --- the steward ---
+
+    def _ensure_steward(self) -> None:
+        if self._steward is None and not self._closed:
+            self._steward = threading.Thread(target=self._serve, name="mini-steward", daemon=True)
+            self._steward.start()
+
+    def _serve(self) -> None:
+        """Drive while flows run and nobody else does; end when there is nothing left to drive."""
+        idle_since = None
+        with self._lock:
+            while not self._closed:
+                urgent = any(flow.on_change is not None for flow in self._flows.values())
+                busy = bool(self._by_group) and (urgent or self.carrier.background)
+                if not busy and not (urgent and self._turn):
+                    idle_since = idle_since or time.monotonic()
+                    if not self._flows and not self._doomed_until and time.monotonic() - idle_since > 0.25:
+                        break
+                    self._changed.wait(STEWARD_DELAY)
+                    continue
+                idle_since = None
+                if self._driver is not None or (self._waiting and not urgent):
+                    self._changed.wait(STEWARD_DELAY)
+                elif urgent or time.monotonic() - self._driven >= STEWARD_DELAY:
+                    self._feed(None)
+                    self._drive(0.05 if not urgent else None)
+                    self._feed(None)
+                else:
+                    self._changed.wait(STEWARD_DELAY)
+            self._steward = None
+
+    # --- fork ---
+
+    def forked(self) -> None:
+        """This process is a forked copy. Nothing here may be waited for; the workers are the parent's."""
+        self.carrier.lock = self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._closed = "this apparatus was in use when the process was forked; its calls stay with the parent"
+        self._flows.clear()
+        self._turn.clear()
+        self._by_group.clear()
+        self._driver = None
+        self._steward = None
+        self.carrier.abandon()
+
+
+def _after_fork() -> None:
+    for engine in list(_engines):
+        engine.forked()
+
+
+def after_fork(callback: Callable[[], None]) -> None:
+    """Have `callback` run in forked children, after the engines have let go of what is the parent's."""
+    os.register_at_fork(after_in_child=callback)
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def single_group(flow: Flow, payload: Frames) -> Group:
+    """The one group of a flow of one call."""
+    flow.pulled = 1
+    flow.source.exhausted = True
+    return Group(next(_group_ids), flow.task, 0, 1, 1, payload)
+
+
+def new_flow_id() -> str:
+    """Unique, short enough for a control message."""
+    return uuid.uuid4().hex[:12]

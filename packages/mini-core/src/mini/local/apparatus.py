@@ -1,0 +1,121 @@
+"""`LocalApparatus`: the reference implementation of the contract."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args
+
+from ..capability import Capability
+from ..carrier import Carrier
+from ..errors import OptionError
+from ..options import Options
+from ..protocol import Apparatus
+from ..volume import DirectoryVolume, Volume
+
+__all__ = ["LocalApparatus"]
+
+Workers = Literal["process", "thread", "inline"]
+
+_IN_PROCESS = frozenset({Capability.PERSISTENT_VOLUME, Capability.AT_MOST_ONCE_GROUPED})
+_PROCESS = _IN_PROCESS | {
+    Capability.PROCESS_ISOLATION,
+    Capability.KILL_WORKER,
+    Capability.CANCEL_RUNNING,
+    Capability.TIMEOUT,
+    Capability.ENV,
+    Capability.INTERRUPT,
+}
+
+
+class LocalApparatus(Apparatus):
+    """Runs calls on this machine.
+
+    Making one starts nothing: worker processes start at the first call that needs them, stay warm, and end with
+    `close()`, with the object, or with this process.
+
+    Args:
+        name: of the apparatus and its volume.
+        max_workers: calls at the same time; default: the cores this process may use.
+        data_dir: where volumes are kept; default: `.mini` in the project's root, or in the current directory.
+        workers: "process"; or, for debugging, "thread" (threads of this process) or "inline" (the thread that waits).
+
+    Raises:
+        OptionError: an argument is out of range.
+    """
+
+    backend: ClassVar[str] = "local"
+    ignored_options: ClassVar[tuple[str, ...]] = ("cpu", "memory", "gpu", "image")
+
+    def __init__(
+        self,
+        name: str,
+        max_workers: int | None = None,
+        data_dir: str | os.PathLike[str] | None = None,
+        workers: Workers = "process",
+    ) -> None:
+        super().__init__(name)
+        if workers not in get_args(Workers):
+            raise OptionError(f"workers takes 'process', 'thread' or 'inline', not {workers!r}")
+        if max_workers is not None:
+            self._options = self._options.merged({"max_workers": max_workers}, ())
+        if data_dir is not None and not isinstance(data_dir, str | os.PathLike):
+            raise OptionError(f"data_dir takes a path, not {data_dir!r}")
+        self.workers = workers
+        self._given_data_dir = data_dir
+        self._root: Path | None = None
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        return _PROCESS if self.workers == "process" else _IN_PROCESS
+
+    def _settings(self) -> dict[str, Any]:
+        return {"name": self.name, "data_dir": str(self.data_root), "workers": self.workers}
+
+    @property
+    def data_root(self) -> Path:
+        """The directory in which volumes are kept, absolute; it need not exist yet."""
+        if self._root is None:
+            given = self._given_data_dir
+            if given is None:
+                from ..requirements import find_project_root
+
+                given = (find_project_root() or Path.cwd()) / ".mini"
+            self._root = Path(os.path.abspath(given))
+        return self._root
+
+    @property
+    def worker_data_dir(self) -> str:
+        return str(self.data_root / "volumes" / self.name)
+
+    def _open_volume(self) -> Volume:
+        return DirectoryVolume(Path(self.worker_data_dir))
+
+    def _carrier_key(self, options: Options) -> Hashable:
+        env = tuple(sorted(options.env.items())) if options.env else ()
+        return (options.max_workers, env if self.workers == "process" else ())
+
+    def _open_carrier(self, options: Options) -> Carrier:
+        width = options.max_workers or usable_cores()
+        if self.workers == "process":
+            from .pool import ProcessPool
+
+            return ProcessPool(width, {**_thread_limits(width), **(options.env or {})})
+        from .inprocess import InlineCarrier, ThreadCarrier
+
+        return InlineCarrier() if self.workers == "inline" else ThreadCarrier(width)
+
+
+def usable_cores() -> int:
+    """The cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _thread_limits(width: int) -> dict[str, str]:
+    """Keep the thread pools of numeric libraries in `width` workers from fighting over the cores."""
+    threads = str(max(1, usable_cores() // width))
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    return {name: threads for name in names if name not in os.environ}

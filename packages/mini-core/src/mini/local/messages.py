@@ -1,0 +1,66 @@
+"""What the pool and its worker processes say to each other.
+
+The *data* connection carries calls and outcomes; the worker's main thread reads it between groups. The *control*
+connection carries small fixed-size orders that a helper thread of the worker obeys while calls run. Its end of file
+means that the pool is gone.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import tempfile
+from enum import IntEnum
+
+__all__ = ["CONTROL", "FLOW_ID_SIZE", "Data", "Order", "anonymous_file"]
+
+
+class Data(IntEnum):
+    """Messages on the data connection; each names its frames."""
+
+    # to the worker
+    PROGRAM = 1  # marshal(program head, frame sizes), then the frames unless they come as a constant
+    GROUP = 2  # marshal(group head), payload...
+    SINGLE = 3  # marshal(program head, group head, number of program frames), program..., payload...
+    FORGET = 4  # flow id
+    STOP = 5
+    # from the worker
+    PART = 6  # marshal(group, elapsed ns or None), part...
+    REPORTS = 7  # pickle of a list of reports
+    RETURNED = 8  # marshal(group, number of calls at its end that will not be run)
+
+
+class Order(IntEnum):
+    """Orders on the control connection, each with a flow id and a number."""
+
+    CONSTANT = 1  # a file descriptor comes along: the program's frames; number: bytes
+    STEAL = 2  # number: a group; give back the calls of it that have not started
+    CREDIT = 3  # number: how many more items of the stream may be sent
+    END_STREAM = 4
+
+
+FLOW_ID_SIZE = 16
+CONTROL = struct.Struct(f"<B{FLOW_ID_SIZE}sQ")
+
+JOURNAL_OFFSET = mmap.ALLOCATIONGRANULARITY
+"""Where the journal begins in the memory that a worker shares with the pool; the words are before it."""
+
+
+def anonymous_file(name: str, size: int) -> int:
+    """A file descriptor of `size` bytes of shared memory without a name, which ends with its last user.
+
+    Raises:
+        OSError: there is no room for it.
+    """
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create(f"mini-{name}")
+    else:  # macOS
+        with tempfile.TemporaryFile(prefix=f"mini-{name}-") as file:
+            fd = os.dup(file.fileno())
+    try:
+        os.ftruncate(fd, size)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd

@@ -1,0 +1,563 @@
+"""The local pool: worker processes of our own, each with one connection for calls and one for orders.
+
+Workers are started on demand, stay warm, and are killed without ceremony: each keeps the journal of its group in memory
+that it shares with the pool, so that a dead worker costs the call it was running and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import marshal
+import mmap
+import os
+import pickle
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+
+from .. import wire
+from ..carrier import Broken, Carrier, Event, Group, Lost, Outcomes, Reports, Returned, Task
+from ..errors import BackendUnavailable, FailureKind
+from ..worker import BASE, DONE, GROUP, IDLE, JOURNAL_SIZE, RUNNING, STARTED
+from .channel import Channel
+from .messages import CONTROL, JOURNAL_OFFSET, Data, Order, anonymous_file
+
+__all__ = ["ProcessPool"]
+
+CONSTANT_BYTES = 256 << 10
+"""Programs from this size on are put into shared memory once instead of being sent to each worker."""
+PEEK_SECONDS = 0.01
+"""A group that takes longer has what is finished of it read from its worker's journal."""
+STEAL_SECONDS = 0.01
+START_FAILURES = 3
+STOP_SECONDS = 1.0
+"""Grace for workers that are asked to stop, for instance to run exit handlers."""
+
+_READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+
+
+class ProcessWorker:
+    """One worker process, as the pool sees it."""
+
+    def __init__(self, number: int, env: Mapping[str, str]) -> None:
+        self.label = f"worker {number}"
+        self.groups: deque[Group] = deque()
+        """In the order in which it runs them."""
+        self.since = 0.0
+        """When the first of `groups` became the first."""
+        self.known: set[str] = set()
+        self.heard = False
+        self.stealing = False
+        self.orders: deque[tuple[bytes, int]] = deque()
+        """Orders that the control connection could not take yet, each with a descriptor to send or -1."""
+        self.seen = (0, 0)
+        """Group and count of outcomes in its journal when last looked at."""
+        self.verdict: tuple[FailureKind, str] | None = None
+        """Why the pool killed it."""
+        self.watched = _READ
+
+        with contextlib.ExitStack() as undo:
+            memory = anonymous_file("worker", JOURNAL_OFFSET + JOURNAL_SIZE)
+            undo.callback(os.close, memory)
+            self.words_map = mmap.mmap(memory, JOURNAL_OFFSET)
+            self.words = memoryview(self.words_map).cast("Q")
+            self.journal = mmap.mmap(memory, JOURNAL_SIZE, offset=JOURNAL_OFFSET)
+            ours, theirs = socket.socketpair()
+            undo.callback(theirs.close)
+            control, their_control = socket.socketpair()
+            undo.callback(their_control.close)
+            self.channel = Channel(ours)
+            self.control = control
+            fds = (theirs.fileno(), their_control.fileno(), memory)
+            try:
+                self.process = subprocess.Popen(
+                    _command(fds), stdin=subprocess.DEVNULL, pass_fds=fds, env=env, process_group=0
+                )
+            except BaseException:
+                self.close()
+                raise
+        for end in (ours, control):
+            end.setblocking(False)
+
+    def order(self, order: Order, flow: str = "", number: int = 0, fd: int = -1) -> None:
+        """Send an order; one that the connection cannot take now is sent later. Takes `fd` over."""
+        self.orders.append((CONTROL.pack(order, flow.encode(), number), fd))
+        self.send_orders()
+
+    def send_orders(self) -> None:
+        while self.orders:
+            data, fd = self.orders[0]
+            try:
+                sent = socket.send_fds(self.control, [data], [fd] if fd >= 0 else [])
+            except BlockingIOError:
+                return
+            except OSError:  # it is gone; the data connection will say so
+                sent = len(data)
+            if fd >= 0:
+                os.close(fd)
+            if sent < len(data):
+                self.orders[0] = (data[sent:], -1)
+            else:
+                self.orders.popleft()
+
+    def is_at(self, group: Group) -> bool:
+        """Whether it runs a call of `group` right now. Only sure while it is stopped."""
+        return self.words[GROUP] == group.id and self.words[RUNNING] != IDLE and self.words[RUNNING] >= self.words[DONE]
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGKILL)
+
+    def close(self) -> None:
+        """Let go of connections and memory; the process sees that and ends."""
+        for _, fd in self.orders:
+            if fd >= 0:
+                os.close(fd)
+        self.orders.clear()
+        self.channel.close()
+        self.control.close()
+        self.words.release()
+        self.words_map.close()
+        self.journal.close()
+
+
+def _command(fds: tuple[int, int, int]) -> list[str]:
+    # Not `-m`: the import path must be the caller's before anything of mini is imported.
+    path = [os.getcwd() if entry == "" else entry for entry in sys.path if isinstance(entry, str)]
+    code = f"import sys; sys.path[:] = {path!r}; from mini.local.child import main; main{fds!r}"
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return [sys.executable, *flags, "-c", code]
+
+
+class ProcessPool(Carrier):
+    """Carries groups to worker processes on this machine.
+
+    Args:
+        width: the most workers at the same time.
+        env: variables for the workers, on top of this process's environment.
+    """
+
+    def __init__(self, width: int, env: Mapping[str, str]) -> None:
+        super().__init__(width)
+        self._env = env
+        self._workers: list[ProcessWorker] = []
+        self._selector: selectors.BaseSelector | None = None
+        self._wake_ends: tuple[socket.socket, socket.socket] | None = None
+        self._constants: dict[str, int] = {}
+        self._doomed: dict[str, float] = {}
+        self._failed_starts = 0
+        self._started = 0
+        self._events: list[Event] = []
+        """Events that came up outside `poll`."""
+        self._oom_kills = _oom_kills()
+
+    # --- carrying groups out ---
+
+    def room(self, task: Task) -> int:
+        depth = 2 if task.quick else 1
+        workers = self._workers
+        return depth * (self.width - len(workers)) + sum(max(0, depth - len(w.groups)) for w in workers)
+
+    def start(self, group: Group) -> str:
+        worker = min(self._workers, key=lambda w: len(w.groups), default=None)
+        if worker is None or (worker.groups and len(self._workers) < self.width):
+            try:
+                worker = self._spawn()
+            except OSError as exc:
+                self._events.append(Broken(_cannot_start(exc)))
+                self.wake()
+                return "worker"
+        if not worker.groups:
+            worker.since = time.monotonic()
+        worker.groups.append(group)
+        task, head = group.task, group.head().pack()
+        try:
+            if task.single:
+                frames = task.program.frames
+                first = marshal.dumps((task.head.pack(), head, len(frames)))
+                done = worker.channel.send(Data.SINGLE, [first, *frames, *group.payload])
+            else:
+                if task.id not in worker.known:
+                    worker.known.add(task.id)
+                    self._send_program(worker, task)
+                done = worker.channel.send(Data.GROUP, [marshal.dumps(head), *group.payload])
+        except OSError:
+            return worker.label  # it is gone: the next poll reads the end of file and returns the group
+        if not done:
+            self._watch(worker, _READ | _WRITE)
+        return worker.label
+
+    def _spawn(self) -> ProcessWorker:
+        if self._selector is None:
+            self._selector = selectors.DefaultSelector()
+            self._wake_ends = socket.socketpair()
+            for end in self._wake_ends:
+                end.setblocking(False)
+            self._selector.register(self._wake_ends[0], _READ, None)
+        self._started += 1
+        taken = {w.label for w in self._workers}
+        number = next(n for n in range(1, len(taken) + 2) if f"worker {n}" not in taken)
+        worker = ProcessWorker(number, {**os.environ, **self._env})
+        self._workers.append(worker)
+        self._selector.register(worker.channel.sock, _READ, worker)
+        return worker
+
+    def _send_program(self, worker: ProcessWorker, task: Task) -> None:
+        program = task.program
+        if program.nbytes < CONSTANT_BYTES:
+            worker.channel.send(Data.PROGRAM, [marshal.dumps((task.head.pack(), [])), *program.frames])
+            return
+        sizes = [memoryview(f).nbytes for f in program.frames]
+        fd = self._constants.get(task.id)
+        if fd is None:
+            fd = self._constants[task.id] = anonymous_file("constant", sum(sizes))
+            with open(os.dup(fd), "wb", buffering=0) as file:
+                for frame in program.frames:
+                    _write_all(file, memoryview(frame))
+        worker.order(Order.CONSTANT, task.id, sum(sizes), os.dup(fd))
+        worker.channel.send(Data.PROGRAM, [marshal.dumps((task.head.pack(), sizes))])
+
+    def _watch(self, worker: ProcessWorker, events: int) -> None:
+        if worker.watched != events and self._selector is not None:
+            worker.watched = events
+            self._selector.modify(worker.channel.sock, events, worker)
+
+    # --- bringing outcomes back ---
+
+    def poll(self, timeout: float | None) -> list[Event]:
+        with self.lock:
+            selector = self._selector
+            bound = 0.0 if self._events else self._bound()
+        if bound is not None and (timeout is None or bound < timeout):
+            timeout = bound
+        if selector is None:
+            time.sleep(min(timeout or 0.01, 0.01))
+            ready = []
+        else:
+            ready = selector.select(timeout)
+        with self.lock:
+            events, self._events = self._events, []
+            for key, mask in ready:
+                worker = key.data
+                if worker is None:
+                    self._drain_wake()
+                elif worker in self._workers:
+                    self._serve(worker, mask, events)
+            self._look_after(events)
+        return events
+
+    def _serve(self, worker: ProcessWorker, mask: int, events: list[Event]) -> None:
+        if mask & _WRITE:
+            try:
+                if worker.channel.flush():
+                    self._watch(worker, _READ)
+            except OSError:
+                mask |= _READ
+        if mask & _READ:
+            try:
+                messages = worker.channel.receive()
+            except EOFError:
+                self._bury(worker, events)
+                return
+            for kind, frames in messages:
+                self._read(worker, kind, frames, events)
+
+    def _read(self, worker: ProcessWorker, kind: int, frames: wire.Frames, events: list[Event]) -> None:
+        worker.heard = True
+        if kind == Data.PART:
+            number, elapsed = marshal.loads(frames[0])
+            group = next((g for g in worker.groups if g.id == number), None)
+            if group is None:
+                return
+            if elapsed is not None:
+                worker.groups.remove(group)
+                worker.since = time.monotonic()
+            events.append(Outcomes(group, frames[1:], elapsed))
+        elif kind == Data.REPORTS:
+            events.append(Reports(pickle.loads(frames[0], buffers=frames[1:])))
+        elif kind == Data.RETURNED:
+            worker.stealing = False
+            number, count = marshal.loads(frames[0])
+            group = next((g for g in worker.groups if g.id == number), None)
+            if group is not None and count:
+                if count >= group.count:
+                    worker.groups.remove(group)
+                events.append(Returned(group, count))
+
+    def _bound(self) -> float | None:
+        """Seconds until something has to be looked after even if nothing arrives."""
+        now = time.monotonic()
+        bound: float | None = None
+        for worker in self._workers:
+            if not worker.groups:
+                continue
+            group = worker.groups[0]
+            due = []
+            if len(worker.groups) > 1 or group.count > 1:
+                due.append(PEEK_SECONDS)
+            if group.task.timeout is not None:
+                started = worker.words[STARTED] / 1e9
+                due.append(max(0.001, started + group.task.timeout - now) if started else 0.02)
+            if group.task.id in self._doomed:
+                due.append(max(0.001, self._doomed[group.task.id] - now))
+            if worker.orders:
+                due.append(PEEK_SECONDS)
+            bound = min([*due, bound] if bound is not None else due, default=bound)
+        return bound
+
+    def _look_after(self, events: list[Event]) -> None:
+        now = time.monotonic()
+        for worker in list(self._workers):
+            if worker.orders:
+                worker.send_orders()
+            if not worker.groups:
+                continue
+            group = worker.groups[0]
+            timeout = group.task.timeout
+            if timeout is not None and worker.words[GROUP] == group.id:
+                started = worker.words[STARTED]
+                if started and time.monotonic_ns() - started > timeout * 1e9:
+                    self._execute(worker, group, started, "timeout", f"ran longer than its timeout of {timeout:g} s")
+            if self._doomed.get(group.task.id, now) < now:
+                self._execute(worker, group, None, "cancelled", "cancelled while it ran")
+            if group.count > 1 and now - worker.since > PEEK_SECONDS:
+                self._peek(worker, group, events)
+
+    def _execute(
+        self, worker: ProcessWorker, group: Group, started: int | None, kind: FailureKind, reason: str
+    ) -> None:
+        """Kill `worker` if it is still at that call of `group`; look at it only while it is stopped."""
+        if worker.verdict is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            worker.process.send_signal(signal.SIGSTOP)
+            _await_stop(worker.process.pid)
+            if worker.is_at(group) and (started is None or worker.words[STARTED] == started):
+                worker.verdict = (kind, reason)
+                worker.kill()
+            else:
+                worker.process.send_signal(signal.SIGCONT)
+
+    def _peek(self, worker: ProcessWorker, group: Group, events: list[Event]) -> None:
+        """Hand out what a slow group has finished so far."""
+        words = worker.words
+        base, done = words[BASE], words[DONE]
+        if words[GROUP] != group.id or done <= max(base, group.received):
+            return
+        if worker.seen != (group.id, done):
+            # Only what was there the last time is read, so that no write to it can still be under way.
+            worker.seen = (group.id, done)
+            return
+        part = self._journal_part(worker, base, done)
+        if words[GROUP] == group.id and words[BASE] == base:
+            events.append(Outcomes(group, part, None))
+
+    def _journal_part(self, worker: ProcessWorker, base: int, done: int) -> wire.Frames:
+        count = done - base
+        file = io.BytesIO(worker.journal[:])
+        failed = []
+        for k in range(count):
+            begin = file.tell()
+            with contextlib.suppress(Exception):
+                if type(pickle.Unpickler(file).load()) is wire.Failure:
+                    failed.append(base + k)
+                continue
+            file.seek(begin)
+            file.seek(wire.skip_pickle(file))
+        return [marshal.dumps(("journal", base, count, failed)), file.getvalue()[: file.tell()]]
+
+    def _bury(self, worker: ProcessWorker, events: list[Event]) -> None:
+        """A worker is gone: save what it had finished and give back the rest."""
+        self._remove(worker)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            worker.process.wait(0.2)
+        if worker.process.returncode is None:  # it closed its end without dying
+            worker.kill()
+            worker.process.wait()
+        kind, reason = worker.verdict or self._cause(worker)
+        words = worker.words
+        begun = words[GROUP]
+        ran = False
+        for place, group in enumerate(worker.groups):
+            running = -1
+            if place == 0 and begun == group.id and (words[STARTED] or words[RUNNING] != IDLE or words[DONE]):
+                ran = True
+                base, done, at = words[BASE], words[DONE], words[RUNNING]
+                if done > base:
+                    events.append(Outcomes(group, self._journal_part(worker, base, done), None))
+                if at != IDLE and at >= done:
+                    running = at
+            events.append(Lost(group, running, reason, kind))
+        if ran or worker.heard or worker.verdict is not None or not worker.groups:
+            self._failed_starts = 0
+        else:
+            self._failed_starts += 1
+            if self._failed_starts >= START_FAILURES:
+                self._failed_starts = 0
+                events.append(Broken(BackendUnavailable(
+                    f"{START_FAILURES} worker processes in a row died while they started; the last one {reason}. "
+                    f"Try it by hand: {sys.executable} -c 'import mini.local.child'"
+                )))
+        worker.close()
+
+    def _remove(self, worker: ProcessWorker) -> None:
+        self._workers.remove(worker)
+        if self._selector is not None:
+            with contextlib.suppress(KeyError, ValueError):
+                self._selector.unregister(worker.channel.sock)
+
+    def _cause(self, worker: ProcessWorker) -> tuple[FailureKind, str]:
+        code = worker.process.returncode
+        if code is not None and code < 0:
+            try:
+                name = signal.Signals(-code).name
+            except ValueError:
+                name = f"signal {-code}"
+            kills = _oom_kills()
+            if -code == signal.SIGKILL and kills > self._oom_kills:
+                self._oom_kills = kills
+                return "out-of-memory", f"its worker was killed by the system (pid {worker.process.pid}): out of memory"
+            return "lost", f"its worker was killed by {name} (pid {worker.process.pid})"
+        return "lost", f"its worker exited with code {code} (pid {worker.process.pid})"
+
+    # --- orders ---
+
+    def wake(self) -> None:
+        if self._wake_ends is not None:
+            with contextlib.suppress(OSError):
+                self._wake_ends[1].send(b"!")
+
+    def _drain_wake(self) -> None:
+        if self._wake_ends is not None:
+            with contextlib.suppress(BlockingIOError):
+                while len(self._wake_ends[0].recv(4096)) == 4096:
+                    pass
+
+    def steal(self) -> None:
+        if any(w.stealing for w in self._workers):
+            return
+        now = time.monotonic()
+        busiest = None
+        for worker in self._workers:
+            if not worker.groups or now - worker.since < STEAL_SECONDS:
+                continue
+            group = worker.groups[-1]
+            left = group.count if len(worker.groups) > 1 else self._left(worker, group)
+            if left > 0 and (busiest is None or left > busiest[0]):
+                busiest = (left, worker, group)
+        if busiest is not None:
+            _, worker, group = busiest
+            worker.stealing = True
+            worker.order(Order.STEAL, number=group.id)
+
+    def _left(self, worker: ProcessWorker, group: Group) -> int:
+        """How many calls of the group at hand have not started, as far as its words tell."""
+        if worker.words[GROUP] != group.id or worker.words[RUNNING] == IDLE:
+            return 0
+        return int(group.count - worker.words[RUNNING] - 1)
+
+    def retract(self, task: Task) -> None:
+        for worker in self._workers:
+            for group in worker.groups:
+                if group.task is task and task.head.mode != "stream":
+                    worker.order(Order.STEAL, number=group.id)
+
+    def doom(self, task: Task, grace: float) -> None:
+        if any(group.task is task for worker in self._workers for group in worker.groups):
+            self._doomed[task.id] = time.monotonic() + grace
+            self.wake()
+
+    def forget(self, task: Task) -> None:
+        fd = self._constants.pop(task.id, None)
+        if fd is not None:
+            os.close(fd)
+        for worker in self._workers:
+            if task.id in worker.known:
+                worker.known.discard(task.id)
+                with contextlib.suppress(OSError):
+                    if not worker.channel.send(Data.FORGET, [task.id.encode()]):
+                        self._watch(worker, _READ | _WRITE)
+
+    def credit(self, task: Task, count: int) -> None:
+        for worker in self._workers:
+            if any(group.task is task for group in worker.groups):
+                worker.order(Order.CREDIT if count else Order.END_STREAM, task.id, count)
+
+    def close(self, *, kill: bool) -> None:
+        workers, self._workers = self._workers, []
+        for worker in workers:
+            if kill or worker.groups:
+                worker.kill()
+            else:
+                with contextlib.suppress(OSError):
+                    worker.channel.send(Data.STOP, [])
+        deadline = time.monotonic() + STOP_SECONDS
+        for worker in workers:
+            try:
+                worker.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                worker.kill()
+                worker.process.wait()
+            worker.close()
+        if self._selector is not None:
+            self._selector.close()
+            self._selector = None
+        for end in self._wake_ends or ():
+            end.close()
+        self._wake_ends = None
+        for fd in self._constants.values():
+            os.close(fd)
+        self._constants.clear()
+        self._doomed.clear()
+        self._events.clear()
+
+    def abandon(self) -> None:
+        for worker in self._workers:
+            worker.process.returncode = 0  # not our child: nothing to wait for
+            worker.close()
+        self._workers = []
+        if self._selector is not None:
+            self._selector.close()
+            self._selector = None
+        for end in self._wake_ends or ():
+            end.close()
+        self._wake_ends = None
+        for fd in self._constants.values():
+            os.close(fd)
+        self._constants.clear()
+
+
+def _write_all(file: io.FileIO, data: memoryview) -> None:
+    data = data.cast("B")
+    while data.nbytes:
+        data = data[file.write(data) :]
+
+
+def _await_stop(pid: int) -> None:
+    """Wait until a process that was sent SIGSTOP has stopped (or ended)."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+
+def _oom_kills() -> int:
+    """How many processes the kernel has killed for want of memory since boot; 0 where it does not say."""
+    try:
+        with open("/proc/vmstat", "rb") as file:
+            for line in file:
+                if line.startswith(b"oom_kill "):
+                    return int(line.split()[1])
+    except OSError:
+        pass
+    return 0
+
+
+def _cannot_start(exc: OSError) -> BackendUnavailable:
+    error = BackendUnavailable(f"a worker process cannot be started with {sys.executable!r}: {exc}")
+    error.__cause__ = exc
+    return error
