@@ -154,21 +154,18 @@ class Carrier(ABC):
     def wake(self) -> None:
         """Make a `poll` that waits return soon. Called from any thread."""
 
-    def steal(self) -> None:
+    def steal(self) -> None:  # noqa: B027
         """There are idle workers and no more groups: take calls that have not started back from busy workers."""
-        return None
 
     @abstractmethod
     def retract(self, task: Task) -> None:
         """Take back or drop the calls of `task` that have not started; their outcomes are not wanted."""
 
-    def doom(self, task: Task, grace: float) -> None:
+    def doom(self, task: Task, grace: float) -> None:  # noqa: B027
         """End the calls of `task` that still run after `grace` seconds, where that can be done."""
-        return None
 
-    def forget(self, task: Task) -> None:
+    def forget(self, task: Task) -> None:  # noqa: B027
         """No more groups of `task` will come."""
-        return None
 
     def credit(self, task: Task, count: int) -> None:
         """A stream may send `count` more items; 0 ends it."""
@@ -178,16 +175,12 @@ class Carrier(ABC):
         """Whether the calling thread is one of this carrier's own workers."""
         return False
 
-    def lend(self, count: int) -> None:
+    def lend(self, count: int) -> None:  # noqa: B027
         """A worker that waits for calls of its own (+1) makes room for another; -1 when it goes on."""
-        return None
 
     @abstractmethod
     def close(self, *, kill: bool) -> None:
         """End all workers; with `kill` at once. Afterwards nothing of it is left."""
 
-    def abandon(self) -> None:
+    def abandon(self) -> None:  # noqa: B027
         """This process is a forked copy: let go of everything without touching the workers."""
-        return None
-
-

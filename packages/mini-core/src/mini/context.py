@@ -116,7 +116,7 @@ def emit_progress(step: float, total: float | None = None, message: str = "") ->
 
 
 def emit_metrics(**values: Any) -> None:
-    """Report named values of this call, such as `loss=0.1`. Later values of a name win. Outside a call it does nothing."""
+    """Report named values of this call, such as `loss=0.1`; later values of a name win. Outside a call: nothing."""
     group = running_group()
     if group is not None:
         group.emit("metrics", group.index, values)

@@ -62,7 +62,9 @@ class Source:
 
     def __init__(self, iterables: tuple[Iterable[Any], ...]) -> None:
         self.single = len(iterables) == 1
-        self.anywhere = all(type(it) in (list, tuple, range, str, bytes, dict, set, frozenset) for it in iterables)
+        self.anywhere = all(
+            type(it) in (list, tuple, range, str, bytes, dict, set, frozenset) for it in iterables
+        )
         sizes = [len(it) if hasattr(it, "__len__") else None for it in iterables]  # type: ignore[arg-type]
         known = [size for size in sizes if size is not None]
         self.total = min(known) if len(known) == len(sizes) else None
@@ -193,13 +195,10 @@ class Flow:
         if not self.ordered:
             self.ready.append(part)
             return
-        if part.start != self.next:
-            self.waiting[part.start] = part
-            return
-        while part is not None:
-            self.ready.append(part)
-            self.next = part.start + part.count
-            part = self.waiting.pop(self.next, None)  # type: ignore[assignment]
+        self.waiting[part.start] = part
+        while (arrived := self.waiting.pop(self.next, None)) is not None:
+            self.ready.append(arrived)
+            self.next = arrived.start + arrived.count
 
 
 class Records:
@@ -477,9 +476,9 @@ class Engine:
             count = self._chunk(flow)
             if count < 1:
                 return None
-            group = self._pull(flow, count)
-            if group is not None:
-                return group
+            pulled = self._pull(flow, count)
+            if pulled is not None:
+                return pulled
         return None
 
     def _chunk(self, flow: Flow) -> int:
@@ -650,7 +649,9 @@ class Engine:
 
     def _failed(self, flow: Flow, group: Group, index: int, failure: Failure) -> None:
         """A call failed: run it again if it has retries left, else deliver the failure."""
-        retriable = failure.kind in ("user", "lost", "out-of-memory", "timeout") and flow.task.head.mode != "stream"
+        retriable = (
+            failure.kind in ("user", "lost", "out-of-memory", "timeout") and flow.task.head.mode != "stream"
+        )
         if retriable and group.attempt <= flow.retries and not flow.abandoned:
             flow.status.retried += 1
             flow.attempts[index] = group.attempt + 1
@@ -685,7 +686,7 @@ class Engine:
         group.count -= count
 
     def _requeue(self, flow: Flow, group: Group, begin: int, end: int, *, spread: bool = False) -> None:
-        """Put calls of a group that did not start back in front, in as many groups as there are workers to spread to."""
+        """Put calls of a group that did not start back in front; `spread` them over groups for all workers."""
         if flow.abandoned or begin >= end:
             return
         step = max(1, (end - begin) // (2 * self.carrier.width)) if spread else end - begin
@@ -693,7 +694,9 @@ class Engine:
         for at in range(begin, end, step):
             stop = min(at + step, end)
             payload = wire.slice_payload(group.payload, at, stop)
-            pieces.append(Group(next(_group_ids), flow.task, group.start + at, stop - at, group.attempt, payload))
+            pieces.append(
+                Group(next(_group_ids), flow.task, group.start + at, stop - at, group.attempt, payload)
+            )
         flow.backlog.extendleft(reversed(pieces))
 
     def _on_lost(self, event: Lost) -> None:

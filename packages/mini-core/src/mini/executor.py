@@ -54,8 +54,12 @@ class ApparatusExecutor(Executor):
             raise
         return future
 
-    def map(  # type: ignore[override]
-        self, fn: Callable[..., T], *iterables: Iterable[Any], timeout: float | None = None, chunksize: int = 1
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
     ) -> Iterator[T]:
         """As `Executor.map`. Calls are grouped by how long they take; `chunksize` is not needed and not used."""
         if timeout is not None:

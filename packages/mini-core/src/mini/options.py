@@ -107,7 +107,12 @@ class Options:
 
 def _number(name: str, value: object, low: float, unit: str, *, above: bool = False) -> float:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(cast(float, value)) or cast(float, value) < low or (above and value == low):
+    if (
+        not number
+        or not math.isfinite(cast(float, value))
+        or cast(float, value) < low
+        or (above and value == low)
+    ):
         bound = f"above {low:g}" if above else f"of at least {low:g}"
         raise OptionError(f"{name} takes a number {bound} ({unit}), not {value!r}")
     return cast(float, value)
@@ -157,7 +162,9 @@ def _env(name: str, value: object) -> Mapping[str, str]:
         if not isinstance(key, str) or not _ENV_NAME.fullmatch(key):
             raise OptionError(f"{name}: {key!r} is not the name of an environment variable")
         if not isinstance(text, str) or "\0" in text:
-            raise OptionError(f"{name}: the value of {key} must be a string without NUL, not {type(text).__name__}")
+            raise OptionError(
+                f"{name}: the value of {key} must be a string without NUL, not {type(text).__name__}"
+            )
     return dict(value)
 
 

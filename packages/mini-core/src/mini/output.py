@@ -112,10 +112,10 @@ class LineStream(io.TextIOBase):
     def encoding(self) -> str:  # type: ignore[override]
         return "utf-8"
 
-    def attach(self, group: RunningGroup, outbox: Outbox) -> None:
+    def take(self, group: RunningGroup, outbox: Outbox) -> None:
         self._outboxes[id(group)] = outbox
 
-    def detach(self, group: RunningGroup) -> None:
+    def leave(self, group: RunningGroup) -> None:
         self._end_line(id(group))
         self._outboxes.pop(id(group), None)
 
@@ -178,13 +178,13 @@ def capture_output(group: RunningGroup, outbox: Outbox, *, tee: bool) -> Iterato
         _captures += 1
         streams = list(_streams)
         for stream in streams:
-            stream.attach(group, outbox)
+            stream.take(group, outbox)
     try:
         yield
     finally:
         with _capture_lock:
             for stream in streams:
-                stream.detach(group)
+                stream.leave(group)
             _captures -= 1
             if not _captures:
                 for stream, name in zip(streams, ("stdout", "stderr"), strict=True):

@@ -177,7 +177,9 @@ class Apparatus(ABC):
             engine.abandon(flow, cancel=cancel)
 
     @overload
-    async def arun(self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    async def arun(
+        self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T: ...
     @overload
     async def arun(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
     async def arun(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -284,7 +286,9 @@ class Apparatus(ABC):
         flow, engine = self._many(fn, iterables, kwargs, ordered, return_exceptions)
         return _async_results(engine, flow)
 
-    def stream(self, fn: Callable[P, Iterable[T]], /, *args: P.args, **kwargs: P.kwargs) -> Generator[T, None, None]:
+    def stream(
+        self, fn: Callable[P, Iterable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Generator[T, None, None]:
         """Run a generator function on a worker and yield what it yields, as it yields it.
 
         The function runs a few items ahead and then waits. Closing the generator closes the one on the worker.
@@ -339,7 +343,7 @@ class Apparatus(ABC):
             return Capability(capability) in self.capabilities
         except ValueError:
             near = difflib.get_close_matches(str(capability), list(Capability), n=1)
-            hint = f"did you mean {near[0].value!r}?" if near else f"there are: {', '.join(Capability)}"
+            hint = f"did you mean {str(near[0])!r}?" if near else f"there are: {', '.join(Capability)}"
             raise OptionError(f"there is no capability {capability!r}; {hint}") from None
 
     @property
@@ -395,7 +399,9 @@ class Apparatus(ABC):
         raise self._no_jobs("job")
 
     def _no_jobs(self, what: str) -> Unsupported:
-        return Unsupported(f"the {self.backend} backend has no detached jobs yet, so no {what}(); use run or map")
+        return Unsupported(
+            f"the {self.backend} backend has no detached jobs yet, so no {what}(); use run or map"
+        )
 
     # --- life ---
 
@@ -453,11 +459,12 @@ class Apparatus(ABC):
         return_exceptions: bool,
     ) -> tuple[Flow, Engine]:
         _check_function(fn, stream=False)
-        for position, iterable in enumerate(iterables):
-            if not isinstance(iterable, Iterable) and not hasattr(iterable, "__getitem__"):
-                raise OptionError(f"map's iterable {position} is not iterable: {wire.BRIEF.repr(iterable)}")
+        try:
+            source = Source(iterables)
+        except TypeError as exc:
+            raise OptionError(f"map takes iterables of inputs: {exc}") from exc
         flow, engine = self._flow(fn, kwargs or {})
-        flow.source = Source(iterables)
+        flow.source = source
         flow.total_is_known(flow.source.total)
         options = self._options
         flow.ordered, flow.return_exceptions = ordered, return_exceptions
@@ -526,7 +533,9 @@ def _error(flow: Flow, index: int, failure: Failure) -> BaseException:
         error.__mini_failure__ = record  # type: ignore[attr-defined]
     with contextlib.suppress(Exception):
         if not flow.task.single:
-            error.add_note(f"in the call of {flow.status.function} for input {index}: {flow.inputs.get(index, '')}")
+            error.add_note(
+                f"in the call of {flow.status.function} for input {index}: {flow.inputs.get(index, '')}"
+            )
         if flow.retries and record is not None:
             error.add_note(f"after {record.attempt} attempt{'s' if record.attempt > 1 else ''}")
     return error
@@ -612,5 +621,3 @@ async def _next_part(engine: Engine, flow: Flow, changed: asyncio.Event) -> Part
         if part is not None or ended:
             return part
         await changed.wait()
-
-

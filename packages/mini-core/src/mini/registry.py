@@ -41,7 +41,7 @@ def default_backend() -> str:
 
     root = find_project_root()
     if root is not None:
-        with open(root / "pyproject.toml", "rb") as file:
+        with (root / "pyproject.toml").open("rb") as file:
             app = tomllib.load(file).get("tool", {}).get("mini", {}).get("app")
         if app is not None:
             return str(app)
@@ -77,10 +77,16 @@ def backend_class(backend: str) -> Any:
 
             return LocalApparatus
         package = KNOWN.get(backend)
-        remedy = f"install it: uv add {package}" if package else f"installed are: {', '.join(sorted(_entry_points()))}"
+        remedy = (
+            f"install it: uv add {package}"
+            if package
+            else f"installed are: {', '.join(sorted(_entry_points()))}"
+        )
         raise BackendNotFound(f"there is no backend {backend!r} here; {remedy}")
     try:
         return point.load()
     except ImportError as exc:
         package = point.dist.name if point.dist else KNOWN.get(backend, "its package")
-        raise BackendNotFound(f"the backend {backend!r} is installed but cannot be imported: {exc}; reinstall {package}") from exc
+        raise BackendNotFound(
+            f"the backend {backend!r} is installed but cannot be imported ({exc}); reinstall {package}"
+        ) from exc

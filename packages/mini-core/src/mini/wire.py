@@ -16,7 +16,6 @@ import asyncio
 import io
 import linecache
 import marshal
-import os
 import pickle
 import reprlib
 import traceback as tb_module
@@ -24,6 +23,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import Path
 from types import FunctionType, SimpleNamespace, TracebackType
 from typing import Any, cast
 
@@ -66,7 +66,7 @@ _by_id: Mapping[str, type] = _cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID
 _made_here: weakref.WeakSet[type] = weakref.WeakSet()
 
 
-class Pickler(cloudpickle.Pickler):
+class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """cloudpickle's pickler, with exceptions that keep everything and classes that keep their identity.
 
     Args:
@@ -106,7 +106,9 @@ def _own_class(tracker_id: str) -> type:
     try:
         return _by_id[tracker_id]
     except KeyError:
-        raise pickle.UnpicklingError("a class of the caller's is gone; keep a reference to it while calls run") from None
+        raise pickle.UnpicklingError(
+            "a class of the caller's is gone; keep a reference to it while calls run"
+        ) from None
 
 
 def dumps(obj: object, *, returning: bool = False) -> tuple[bytes, list[pickle.PickleBuffer]]:
@@ -211,12 +213,16 @@ def pack_program(
     except BaseException as exc:
         if isinstance(exc, KeyboardInterrupt | MemoryError):
             raise
-        _explain(exc, [("function", fn, name), *(("argument", v, k) for k, v in (kwargs or {}).items())], hooks)
+        _explain(
+            exc, [("function", fn, name), *(("argument", v, k) for k, v in (kwargs or {}).items())], hooks
+        )
         raise
     return Program(name, [data, *raw(buffers, copy=copy)], mode, timed)
 
 
-def _explain(exc: BaseException, candidates: list[tuple[str, Any, str]], hooks: Sequence[object] = ()) -> None:
+def _explain(
+    exc: BaseException, candidates: list[tuple[str, Any, str]], hooks: Sequence[object] = ()
+) -> None:
     """Raise SerializationError for the first candidate (what, object, name) that does not pickle."""
     candidates += [("hook", hook, function_name(hook)) for hook in hooks]
     for what, obj, name in candidates:
@@ -279,7 +285,9 @@ _NO_ARGS = pickle.dumps((), PROTOCOL)
 def pack_column(column: list[Any], *, copy: bool = True) -> PackedRows:
     """`pack_rows` for calls of one argument, without making a tuple of each."""
     if ATOMS.issuperset(map(type, column)):
-        return PackedRows([marshal.dumps(("columns", len(column), 1)), pickle.dumps([column], PROTOCOL)], len(column))
+        return PackedRows(
+            [marshal.dumps(("columns", len(column), 1)), pickle.dumps([column], PROTOCOL)], len(column)
+        )
     return _pack_items([(x,) for x in column], copy)
 
 
@@ -418,7 +426,9 @@ class Failure:
         for _ in range(skip):
             trace = trace.tb_next if trace is not None else None
         exc = exc.with_traceback(trace)
-        type_name = f"{type(exc).__module__}.{type(exc).__qualname__}".removeprefix("builtins.").removeprefix("__main__.")
+        type_name = f"{type(exc).__module__}.{type(exc).__qualname__}".removeprefix("builtins.").removeprefix(
+            "__main__."
+        )
         try:
             message = str(exc)
         except Exception as broken:
@@ -451,7 +461,14 @@ class Failure:
 
 def _is_control_flow(exc: BaseException) -> bool:
     """Exceptions that the caller's own generators, loops and event loop would take for themselves (ERR-07, ERR-10)."""
-    control = (StopIteration, StopAsyncIteration, GeneratorExit, KeyboardInterrupt, SystemExit, asyncio.CancelledError)
+    control = (
+        StopIteration,
+        StopAsyncIteration,
+        GeneratorExit,
+        KeyboardInterrupt,
+        SystemExit,
+        asyncio.CancelledError,
+    )
     return isinstance(exc, control)
 
 
@@ -518,7 +535,11 @@ def _reduce_exception(exc: BaseException) -> Any:
         return reduced
     build, args, state = (*reduced, None)[:3]
     cls = type(exc)
-    if build is cls and not isinstance(cls.__reduce__, FunctionType) and cls.__reduce_ex__ is object.__reduce_ex__:
+    if (
+        build is cls
+        and not isinstance(cls.__reduce__, FunctionType)
+        and cls.__reduce_ex__ is object.__reduce_ex__
+    ):
         build, args = _build_exception, (cls, args)
     links = (exc.__cause__, exc.__context__, exc.__suppress_context__, exc.__traceback__)
     return build, args, (state, links), None, None, _restore_exception
@@ -551,7 +572,9 @@ def _summarise(trace: TracebackType | None) -> list[_FrameSummary]:
     frames: list[_FrameSummary] = []
     while trace is not None:
         code = trace.tb_frame.f_code
-        frames.append((code.co_filename, code.co_name, trace.tb_lineno, trace.tb_frame.f_globals.get("__name__")))
+        frames.append(
+            (code.co_filename, code.co_name, trace.tb_lineno, trace.tb_frame.f_globals.get("__name__"))
+        )
         trace = trace.tb_next
     if len(frames) > _MOST_FRAMES:  # a RecursionError: the ends tell all
         frames[_MOST_FRAMES // 2 : -_MOST_FRAMES // 2] = []
@@ -595,7 +618,7 @@ def _sources(exc: BaseException) -> dict[str, dict[int, str]]:
 def _remember_source(filename: str, lines: Mapping[int, str]) -> None:
     """Let tracebacks show lines of a file that is not here."""
     known = linecache.cache.get(filename)
-    if os.path.exists(filename) or (known is not None and not isinstance(known[-1], _Borrowed)):
+    if Path(filename).exists() or (known is not None and not isinstance(known[-1], _Borrowed)):
         return
     text = dict(enumerate(known[2], 1)) if known is not None and len(known) > 2 else {}
     text.update(lines)

@@ -198,7 +198,13 @@ class Worker:
     """
 
     def __init__(
-        self, host: Host, outbox: Outbox, journal: JournalFile, words: memoryview[int] | Any, *, process_wide: bool
+        self,
+        host: Host,
+        outbox: Outbox,
+        journal: JournalFile,
+        words: memoryview[int] | Any,
+        *,
+        process_wide: bool,
     ) -> None:
         self.host = host
         self.outbox = outbox

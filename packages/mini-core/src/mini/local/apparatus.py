@@ -82,7 +82,7 @@ class LocalApparatus(Apparatus):
                 from ..requirements import find_project_root
 
                 given = (find_project_root() or Path.cwd()) / ".mini"
-            self._root = Path(os.path.abspath(given))
+            self._root = Path(given).absolute()
         return self._root
 
     @property

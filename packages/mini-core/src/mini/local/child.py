@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 from collections import defaultdict
+from itertools import pairwise
 
 from .. import wire
 from ..output import Outbox, Report
@@ -120,7 +121,7 @@ class Child:
         memory = memoryview(mmap.mmap(fd, size, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE))
         os.close(fd)
         at = wire.offsets(sizes)
-        return [memory[begin:end] for begin, end in zip(at, at[1:], strict=False)]
+        return [memory[begin:end] for begin, end in pairwise(at)]
 
     # --- what the worker needs of its host ---
 
@@ -199,7 +200,9 @@ class Child:
 
 def _as_text(data: object) -> object:
     if isinstance(data, dict):
-        return {str(k): v if isinstance(v, int | float | str | bool | None) else repr(v) for k, v in data.items()}
+        return {
+            str(k): v if isinstance(v, int | float | str | bool | None) else repr(v) for k, v in data.items()
+        }
     return data
 
 

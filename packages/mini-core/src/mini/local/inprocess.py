@@ -9,7 +9,6 @@ import time
 from array import array
 from collections import deque
 
-from .. import wire
 from ..carrier import Carrier, Event, Group, Outcomes, Reports, Returned, Task
 from ..output import Outbox, Report
 from ..wire import Frames
@@ -44,7 +43,9 @@ class _Station:
             program = Program(task.head, frames)
             if not task.single:
                 self._programs[task.id] = program
-        payload: Frames = [bytearray(f) if isinstance(f, bytearray | memoryview) else f for f in group.payload]
+        payload: Frames = [
+            bytearray(f) if isinstance(f, bytearray | memoryview) else f for f in group.payload
+        ]
         self.worker.run_group(program, group.head(), payload)
 
     def forget(self, task: Task) -> None:
@@ -152,7 +153,9 @@ class ThreadCarrier(_InProcess):
             if len(self._queue) > idle and len(self._stations) < self.width + self._lent:
                 station = _Station(self, f"thread {len(self._stations) + 1}")
                 self._stations.append(station)
-                thread = threading.Thread(target=self._serve, args=(station,), name=f"mini-{station.label}", daemon=True)
+                thread = threading.Thread(
+                    target=self._serve, args=(station,), name=f"mini-{station.label}", daemon=True
+                )
                 self._threads.append(thread)
                 thread.start()
         return "threads" if self.width > 1 else "thread 1"
@@ -209,7 +212,7 @@ class ThreadCarrier(_InProcess):
         self._threads.clear()
         self._stations.clear()
         self._events.clear()
-        self._closed = False if kill else True
+        self._closed = not kill
 
 
 class InlineCarrier(_InProcess):

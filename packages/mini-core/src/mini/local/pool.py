@@ -20,6 +20,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Mapping
+from pathlib import Path
 
 from .. import wire
 from ..carrier import Broken, Carrier, Event, Group, Lost, Outcomes, Reports, Returned, Task
@@ -108,7 +109,11 @@ class ProcessWorker:
 
     def is_at(self, group: Group) -> bool:
         """Whether it runs a call of `group` right now. Only sure while it is stopped."""
-        return self.words[GROUP] == group.id and self.words[RUNNING] != IDLE and self.words[RUNNING] >= self.words[DONE]
+        return (
+            self.words[GROUP] == group.id
+            and self.words[RUNNING] != IDLE
+            and self.words[RUNNING] >= self.words[DONE]
+        )
 
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -129,7 +134,7 @@ class ProcessWorker:
 
 def _command(fds: tuple[int, int, int]) -> list[str]:
     # Not `-m`: the import path must be the caller's before anything of mini is imported.
-    path = [os.getcwd() if entry == "" else entry for entry in sys.path if isinstance(entry, str)]
+    path = [entry or str(Path.cwd()) for entry in sys.path]
     code = f"import sys; sys.path[:] = {path!r}; from mini.local.child import main; main{fds!r}"
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     return [sys.executable, *flags, "-c", code]
@@ -217,7 +222,7 @@ class ProcessPool(Carrier):
         fd = self._constants.get(task.id)
         if fd is None:
             fd = self._constants[task.id] = anonymous_file("constant", sum(sizes))
-            with open(os.dup(fd), "wb", buffering=0) as file:
+            with io.FileIO(os.dup(fd), "w") as file:
                 for frame in program.frames:
                     _write_all(file, memoryview(frame))
         worker.order(Order.CONSTANT, task.id, sum(sizes), os.dup(fd))
@@ -323,7 +328,9 @@ class ProcessPool(Carrier):
             if timeout is not None and worker.words[GROUP] == group.id:
                 started = worker.words[STARTED]
                 if started and time.monotonic_ns() - started > timeout * 1e9:
-                    self._execute(worker, group, started, "timeout", f"ran longer than its timeout of {timeout:g} s")
+                    self._execute(
+                        worker, group, started, "timeout", f"ran longer than its timeout of {timeout:g} s"
+                    )
             if self._doomed.get(group.task.id, now) < now:
                 self._execute(worker, group, None, "cancelled", "cancelled while it ran")
             if group.count > 1 and now - worker.since > PEEK_SECONDS:
@@ -400,10 +407,14 @@ class ProcessPool(Carrier):
             self._failed_starts += 1
             if self._failed_starts >= START_FAILURES:
                 self._failed_starts = 0
-                events.append(Broken(BackendUnavailable(
-                    f"{START_FAILURES} worker processes in a row died while they started; the last one {reason}. "
-                    f"Try it by hand: {sys.executable} -c 'import mini.local.child'"
-                )))
+                events.append(
+                    Broken(
+                        BackendUnavailable(
+                            f"{START_FAILURES} worker processes in a row died while they started; the last one {reason}. "
+                            f"Try it by hand: {sys.executable} -c 'import mini.local.child'"
+                        )
+                    )
+                )
         worker.close()
 
     def _remove(self, worker: ProcessWorker) -> None:
@@ -422,7 +433,10 @@ class ProcessPool(Carrier):
             kills = _oom_kills()
             if -code == signal.SIGKILL and kills > self._oom_kills:
                 self._oom_kills = kills
-                return "out-of-memory", f"its worker was killed by the system (pid {worker.process.pid}): out of memory"
+                return (
+                    "out-of-memory",
+                    f"its worker was killed by the system (pid {worker.process.pid}): out of memory",
+                )
             return "lost", f"its worker was killed by {name} (pid {worker.process.pid})"
         return "lost", f"its worker exited with code {code} (pid {worker.process.pid})"
 
@@ -548,7 +562,7 @@ def _await_stop(pid: int) -> None:
 def _oom_kills() -> int:
     """How many processes the kernel has killed for want of memory since boot; 0 where it does not say."""
     try:
-        with open("/proc/vmstat", "rb") as file:
+        with Path("/proc/vmstat").open("rb") as file:
             for line in file:
                 if line.startswith(b"oom_kill "):
                     return int(line.split()[1])
