@@ -91,24 +91,20 @@ find_python() {
 }
 
 install_uv() {
-  local python new
+  local python
   python=$(find_python)
   mkdir -p "$private/bin"
-  new=$(mktemp -d "$private/new.XXXXXX")
-  # shellcheck disable=SC2064  # the folder's name is wanted now
-  trap "rm -rf -- '${new//\'/\'\\\'\'}'" EXIT
+  new=$(mktemp -d "$private/new.XXXXXX") # not local: the trap outlives the function
+  trap 'rm -rf -- "$new" "$new.log"' EXIT
   echo "go: installing uv $(locked_uv) from PyPI into .uv/" >&2
   # Debian has Pythons with neither venv nor pip, with only one of them, and with both.
   if ! { "$python" -m venv "$new" && "$new/bin/python" -m pip install -q --disable-pip-version-check "uv==$(locked_uv)"; } >"$new.log" 2>&1 &&
     ! "$python" -m pip install -q --disable-pip-version-check --target "$new" "uv==$(locked_uv)" >>"$new.log" 2>&1; then
     cat "$new.log" >&2
-    rm -f "$new.log"
     die "cannot install uv with $python: it needs either venv or pip (Debian: apt-get install python3-venv), and to reach PyPI"
   fi
   # One rename, so that a second ./go at the same time, or one cut short, never leaves half a program.
   mv -f "$new/bin/uv" "$private/bin/uv"
-  rm -rf "$new" "$new.log"
-  trap - EXIT
 }
 
 ensure_uv() {
