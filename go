@@ -91,20 +91,23 @@ find_python() {
 }
 
 install_uv() {
-  local python
+  local python found
   python=$(find_python)
   mkdir -p "$private/bin"
   new=$(mktemp -d "$private/new.XXXXXX") # not local: the trap outlives the function
-  trap 'rm -rf -- "$new" "$new.log"' EXIT
+  trap 'rm -rf -- "$new"' EXIT
   echo "go: installing uv $(locked_uv) from PyPI into .uv/" >&2
   # Debian has Pythons with neither venv nor pip, with only one of them, and with both.
-  if ! { "$python" -m venv "$new" && "$new/bin/python" -m pip install -q --disable-pip-version-check "uv==$(locked_uv)"; } >"$new.log" 2>&1 &&
-    ! "$python" -m pip install -q --disable-pip-version-check --target "$new" "uv==$(locked_uv)" >>"$new.log" 2>&1; then
-    cat "$new.log" >&2
+  if { "$python" -m venv "$new/venv" && "$new/venv/bin/python" -m pip install "uv==$(locked_uv)"; } >"$new/log" 2>&1; then
+    found=$new/venv/bin/uv
+  elif "$python" -m pip install --target "$new/target" "uv==$(locked_uv)" >>"$new/log" 2>&1; then
+    found=$new/target/bin/uv
+  else
+    cat "$new/log" >&2
     die "cannot install uv with $python: it needs either venv or pip (Debian: apt-get install python3-venv), and to reach PyPI"
   fi
   # One rename, so that a second ./go at the same time, or one cut short, never leaves half a program.
-  mv -f "$new/bin/uv" "$private/bin/uv"
+  mv -f "$found" "$private/bin/uv"
 }
 
 ensure_uv() {

@@ -162,6 +162,19 @@ def test_a_python_without_venv_and_pip_is_told_what_to_install(checkout: Path, t
 
 
 @pytest.mark.slow
+def test_pip_is_enough_where_venv_is_missing(checkout: Path, tmp_path: Path) -> None:
+    """Debian's venv fails halfway without `ensurepip`, and leaves a folder behind."""
+    halfway = f'#!/bin/sh\n[ "$2" != venv ] || {{ mkdir -p "$3/bin"; exit 1; }}\nexec \'{PYTHON}\' "$@"\n'
+    executable(tmp_path / "bin" / "python3", halfway)
+    reach = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_"))}
+    shell(checkout, "install_uv", PATH=f"{tmp_path / 'bin'}:/usr/bin:/bin", **reach)
+    assert subprocess.run(
+        [checkout / ".uv" / "bin" / "uv", "--version"], check=True, capture_output=True
+    ).stdout
+    assert [path.name for path in (checkout / ".uv").iterdir()] == ["bin"]
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_fresh_checkout_sets_itself_up(checkout: Path, tmp_path: Path, uv: str) -> None:
     """With an empty HOME, called from another folder, and a uv on PATH that cannot read the lock."""
