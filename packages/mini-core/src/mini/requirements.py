@@ -7,6 +7,7 @@ The first comes from `uv.lock` by way of `uv export`, whose `pylock.toml` (PEP 7
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import re
@@ -122,8 +123,8 @@ class Requirements:
         indexes: the URLs of the indexes that the packages came from, PyPI first if it is among them.
         local: what is on this machine only, the project and the members of its workspace included.
         requires_python: the project's own range, empty if it gives none.
-        digest: SHA-256 (hex) of what is pinned. The same for the same packages, wherever the project lies and
-            whatever version of uv exported it, and without regard to `local`, for which see `content_digest`.
+        digest: SHA-256 (hex) of what is pinned, wherever the project lies, and without regard to `local`, for whose
+            content see `content_digest`.
     """
 
     requirements: tuple[str, ...]
@@ -215,9 +216,7 @@ def find_uv() -> Path:
         if candidate and (found := shutil.which(candidate)):
             return Path(found)
     try:
-        from uv import find_uv_bin
-
-        return Path(find_uv_bin())
+        return Path(importlib.import_module("uv").find_uv_bin())
     except (ImportError, FileNotFoundError):
         raise RequirementsError(
             "uv is needed to read uv.lock, and is neither on PATH nor installed; run `pip install uv`, "
@@ -226,26 +225,17 @@ def find_uv() -> Path:
 
 
 # Settings for what else people do with uv, which would change what is exported.
-_NOT_OURS = (
-    "FROZEN",
-    "LOCKED",
-    "DEV",
-    "NO_DEV",
-    "NO_GROUP",
-    "NO_DEFAULT_GROUPS",
-    "NO_EDITABLE",
-    "PROJECT",
-    "WORKING_DIR",
-)
+_NOT_OURS = {
+    f"UV_{name}"
+    for name in "DEV FROZEN LOCKED NO_DEFAULT_GROUPS NO_DEV NO_EDITABLE NO_GROUP PROJECT WORKING_DIR".split()  # noqa: SIM905
+}
 
 
 def _uv(arguments: list[str], cwd: Path, trouble: str = "") -> str:
     """Run uv and return what it wrote; if it exits with 1 and not with another error, `trouble` is what that means."""
-    env = {name: value for name, value in os.environ.items() if name.removeprefix("UV_") not in _NOT_OURS}
-    env |= {"NO_COLOR": "1", "UV_NO_PROGRESS": "1"}
-    command = [str(find_uv()), *arguments]
+    env = {name: value for name, value in os.environ.items() if name not in _NOT_OURS}
+    command = [str(find_uv()), "--quiet", "--color", "never", *arguments]
     try:
-        # Not quiet: in a quiet run uv does not say why it failed either.
         done = subprocess.run(
             command, cwd=cwd, env=env, capture_output=True, text=True, encoding="utf-8", check=False
         )
@@ -380,7 +370,7 @@ def _hatch(root: Path, config: dict[str, Any]) -> Iterator[ProjectPackage]:
             path.parent for path in sorted(root.glob(f"*/{name}/__init__.py")) if path.parts[-3] != "src"
         )
         for candidate in (root / name, root / "src" / name, root / f"{name}.py"):
-            if (candidate / "__init__.py").is_file() or candidate.suffix and candidate.is_file():
+            if (candidate / "__init__.py").is_file() or (candidate.suffix and candidate.is_file()):
                 yield ProjectPackage(name, candidate)
                 return
         yield from (ProjectPackage(_dotted(str(path.relative_to(root))), path) for path in namespaced)
@@ -430,20 +420,32 @@ def _find(
             yield from _find(directory, include, exclude, namespaces=namespaces, parent=f"{name}.")
 
 
-_NO_PACKAGES = frozenset(
-    "tests test testing docs doc examples example benchmarks benchmark scripts tools build dist env venv node_modules "
-    "site-packages htmlcov notebooks data".split()
-)
-_NO_MODULES = frozenset("setup conftest noxfile tasks fabfile dodo toxfile manage __main__ __init__".split())
+# What lies beside the code of many projects and is not part of it.
+_NO_PACKAGES = {
+    "tests",
+    "test",
+    "testing",
+    "docs",
+    "doc",
+    "examples",
+    "benchmarks",
+    "scripts",
+    "tools",
+    "build",
+    "dist",
+}
+_NO_MODULES = {"setup", "conftest", "noxfile", "tasks", "fabfile", "dodo", "toxfile", "__main__", "__init__"}
 
 
 def _lying_around(root: Path) -> list[ProjectPackage]:
     """What can be imported with `src/`, or else the project's directory, on the path."""
-    return list(_importable(root / "src")) or [
-        package
-        for package in _importable(root)
-        if (package.path.suffix and package.name not in _NO_MODULES)
-        or (package.name not in _NO_PACKAGES and (package.path / "__init__.py").is_file())
+    if found := list(_importable(root / "src")):
+        return found
+    packages = [
+        ProjectPackage(path.name, path) for path in _directories(root) if (path / "__init__.py").is_file()
+    ]
+    return [package for package in packages if package.name not in _NO_PACKAGES] + [
+        module for module in _modules(root) if module.name not in _NO_MODULES
     ]
 
 
@@ -451,6 +453,10 @@ def _importable(where: Path) -> Iterator[ProjectPackage]:
     for directory in _directories(where):
         if _has_python(directory):
             yield ProjectPackage(directory.name, directory)
+    yield from _modules(where)
+
+
+def _modules(where: Path) -> Iterator[ProjectPackage]:
     for file in sorted(where.glob("*.py")):
         if file.stem.isidentifier() and file.is_file():
             yield ProjectPackage(file.stem, file)
@@ -465,7 +471,7 @@ def _directories(where: Path) -> list[Path]:
 
 
 def _has_python(directory: Path) -> bool:
-    return any(path.suffix == ".py" for _, path in source_files([directory]))
+    return next(directory.rglob("*.py"), None) is not None
 
 
 # --- content --------------------------------------------------------------------------------------------------------
