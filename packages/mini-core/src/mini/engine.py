@@ -707,6 +707,8 @@ class Engine:
         self._end_group(flow, group)
         if flow.abandoned:
             return
+        if event.running is not None and event.running < group.received:
+            event.running = -1  # its outcome had arrived
         if flow.task.head.mode == "stream":
             # Items that arrived count; the stream itself cannot go on elsewhere.
             if event.running == -1:

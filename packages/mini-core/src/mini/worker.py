@@ -1,9 +1,6 @@
 """What runs on a worker, on every backend: unpack, hooks, context, call, pack.
 
-A worker runs one group of calls at a time and keeps a *journal* of it: the outcome of each call is pickled as soon as
-there is one, into memory that may outlive the worker, and the `words` beside it say how far it is. Where that memory is
-shared with the caller, a worker that dies loses the call it was running and nothing else (ERR-06, MAP-13). It is also
-what makes results snapshots: what a later call does to an object that an earlier one returned does not show.
+A worker runs one group of calls at a time and keeps a journal of it; see `mini.journal`.
 """
 
 from __future__ import annotations
@@ -11,9 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-import io
 import marshal
-import pickle
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -24,21 +19,11 @@ from typing import Any, Protocol
 from . import wire
 from .context import RunningGroup, enter_group
 from .errors import SerializationError
+from .journal import AT, BASE, GROUP, IDLE, STARTED, Journal, JournalFile
 from .output import Outbox, capture_output
 from .wire import Failure, Frames
 
-__all__ = ["GROUP", "IDLE", "JOURNAL_SIZE", "WORDS", "GroupHead", "Host", "ProgramHead", "Worker"]
-
-# The words of a worker, unsigned 64-bit integers. `RUNNING` and `DONE` count from the start of the group.
-GROUP, RUNNING, DONE, BASE, STARTED = range(5)
-WORDS = 8
-IDLE = 2**64 - 1
-"""The value of RUNNING before the first call of a group."""
-
-JOURNAL_SIZE = 2 << 20
-"""Bytes of journal that a worker needs; what does not fit is sent at once."""
-JOURNAL_FLUSH = 1 << 20
-"""Bytes after which the journal is sent before the group ends."""
+__all__ = ["GroupHead", "Host", "Program", "ProgramHead", "Worker"]
 
 
 @dataclass(slots=True)
@@ -68,13 +53,6 @@ class GroupHead:
 
     def pack(self) -> tuple[Any, ...]:
         return (self.group, self.flow, self.start, self.count, self.attempt)
-
-
-class JournalFile(Protocol):
-    def write(self, data: bytes, /) -> int: ...
-    def seek(self, offset: int, /) -> Any: ...
-    def tell(self) -> int: ...
-    def __getitem__(self, part: slice, /) -> bytes: ...
 
 
 class Host(Protocol):
@@ -192,8 +170,8 @@ class Worker:
     Args:
         host: takes the outcomes.
         outbox: takes what calls print and emit.
-        journal: at least `JOURNAL_SIZE` bytes to write outcomes into, with a file's methods.
-        words: at least `WORDS` unsigned 64-bit words that say how far the group is.
+        words, column, file: memory for the journal, of at least `WORDS` unsigned 64-bit words, `COLUMN_BYTES` bytes
+            and `FILE_BYTES` bytes; see `mini.journal`.
         process_wide: this worker is alone in its process, so its threads' output belongs to its call too.
     """
 
@@ -201,15 +179,17 @@ class Worker:
         self,
         host: Host,
         outbox: Outbox,
-        journal: JournalFile,
-        words: memoryview[int] | Any,
+        words: memoryview[int],
+        column: memoryview[int],
+        file: JournalFile,
         *,
         process_wide: bool,
     ) -> None:
         self.host = host
         self.outbox = outbox
-        self.journal = journal
         self.words = words
+        self.column = column
+        self.file = file
         self.process_wide = process_wide
         self.rows: Iterator[Any] = iter(())
         """The calls of the current group that have not started; whoever exhausts it has taken them back."""
@@ -218,17 +198,14 @@ class Worker:
         """Run the calls of a group and send all their outcomes. Raises nothing that a call raises."""
         p = program.head
         words = self.words
-        words[RUNNING] = IDLE
-        words[DONE] = words[BASE] = 0
-        words[STARTED] = 0
-        words[GROUP] = head.group
+        words[AT] = IDLE
         group = RunningGroup(
             head.flow,
             head.start,
             head.attempt,
             p.apparatus,
             p.data_dir,
-            lambda: 0 if words[RUNNING] == IDLE else words[RUNNING],
+            lambda: 0 if words[AT] == IDLE else words[AT],
             self.outbox.emitter(head.attempt, head.flow),
         )
         before = enter_group(group, process_wide=self.process_wide)
@@ -240,7 +217,7 @@ class Worker:
                     self._run_calls(program, head, payload)
         finally:
             enter_group(before, process_wide=self.process_wide)
-            words[RUNNING] = IDLE
+            words[AT] = IDLE
 
     def _run_calls(self, program: Program, head: GroupHead, payload: Frames) -> None:
         call = program.call
@@ -255,26 +232,27 @@ class Worker:
             rows = self._note_starts(rows)
         self.rows = rows
 
-        journal = _Journal(self, head.group)
-        words, keep, settle = self.words, journal.results.append, journal.settle
-        # The bound method of the C pickler: cloudpickle's own `dump` adds a Python frame to every call.
-        dump = pickle.Pickler.dump.__get__(journal.pickler)
+        journal = Journal(self.words, self.column, self.file, (head.group, head.count), self.host.send_part)
+        words, keep, save = self.words, journal.results.append, journal.save
+        kind: type | None = None
+        column: Any = None
         i = 0
         for row in rows:
-            words[RUNNING] = i
+            words[AT] = i
             try:
-                result = call(*row)
+                outcome = call(*row)
             except BaseException as exc:
-                result = journal.failure(i, exc)
-            try:
-                dump(result)
-            except BaseException as exc:
-                result = journal.not_dumped(i, result, exc)
-            keep(result)
-            if type(result) not in _TINY:
-                settle(i, result)
+                outcome = journal.fail(i, _failure(exc))
+            if type(outcome) is kind:
+                try:
+                    column[i] = outcome
+                except (ValueError, OverflowError, IndexError):
+                    kind, column = save(i, outcome)
+                else:
+                    keep(outcome)
+            else:
+                kind, column = save(i, outcome)
             i += 1
-            words[DONE] = i
         self.outbox.flush()
         journal.finish(i)
 
@@ -287,8 +265,11 @@ class Worker:
     def _stream(self, program: Program, head: GroupHead, payload: Frames) -> None:
         """Send what a generator function yields, an item at a time, as fast as the caller takes it."""
         began = time.perf_counter_ns()
-        self.words[STARTED] = time.monotonic_ns()
-        self.words[RUNNING] = 0
+        words = self.words
+        words[BASE] = 0
+        words[STARTED] = time.monotonic_ns()
+        words[GROUP] = head.group
+        words[AT] = 0
         items: Any = None
         count = 0
         try:
@@ -303,8 +284,7 @@ class Worker:
                 count += 1
             items.close()
         except BaseException as exc:
-            failure = exc.failure if isinstance(exc, _Refused) else Failure.of(exc, skip=_own_frames(exc))
-            self._send_item(head.group, count, failure)
+            self._send_item(head.group, count, _failure(exc))
         self.outbox.flush()
         self.host.send_part(head.group, [], time.perf_counter_ns() - began)
 
@@ -348,6 +328,11 @@ async def _next(iterator: Any) -> Any:
     return await anext(iterator)
 
 
+def _failure(exc: BaseException) -> Failure:
+    """The outcome of a call that raised."""
+    return exc.failure if isinstance(exc, _Refused) else Failure.of(exc, skip=_own_frames(exc))
+
+
 def _own_frames(exc: BaseException) -> int:
     """How many frames at the head of the traceback are mini's own."""
     count = 0
@@ -359,122 +344,3 @@ def _own_frames(exc: BaseException) -> int:
 
 
 _OWN_MODULES = frozenset({__name__, wire.__name__, "asyncio.runners", "asyncio.base_events"})
-
-
-_TINY = frozenset({int, float, bool, type(None)})
-"""Types whose pickles leave nothing behind in the pickler and take a few bytes."""
-
-_SENT = object()
-
-
-class _Journal:
-    """The journal of one group; what happens at a call whose outcome is not tiny.
-
-    `results` has the outcome of every call so far, or None for one that need not be kept. Outcomes from `base` on are
-    in the journal's memory and not yet sent. When all of them are plain values they are sent as one pickled list,
-    which is read many times faster than a pickle each; otherwise the journal is sent as it is.
-    """
-
-    def __init__(self, worker: Worker, group: int) -> None:
-        self._worker = worker
-        self._file = worker.journal
-        self._group = group
-        self._base = 0
-        self._plain = True
-        self._failed: list[int] = []
-        self._buffers: list[pickle.PickleBuffer] = []
-        self._began = time.perf_counter_ns()
-        self.results: list[Any] = []
-        self.pickler = wire.Pickler(self._file, wire.keep_large(self._buffers), returning=True)
-        self._file.seek(0)
-
-    def failure(self, i: int, exc: BaseException) -> Failure:
-        """The outcome of call `i`, which raised."""
-        self._failed.append(i)
-        if isinstance(exc, _Refused):
-            return exc.failure
-        return Failure.of(exc, skip=_own_frames(exc))
-
-    def settle(self, i: int, result: Any) -> None:
-        """Tidy up after an outcome that is not tiny; send it now if it is large."""
-        self.pickler.clear_memo()
-        if result is _SENT:
-            self.results[i] = None
-        elif self._buffers:
-            end = self._file.tell()
-            begin = self._rewind(i)
-            data = self._file[begin:end]
-            memory = wire.raw(self._buffers, copy=False)
-            self._buffers.clear()
-            self.results[i] = None
-            self._send_one(i, data, memory)
-        else:
-            if type(result) not in wire.ATOMS:
-                self._plain = False
-                self.results[i] = None
-            if self._file.tell() > JOURNAL_FLUSH:
-                self._flush(i + 1)
-
-    def not_dumped(self, i: int, result: Any, exc: BaseException) -> Any:
-        """Send an outcome that the journal could not take: too large, a coroutine, or not picklable."""
-        self._rewind(i)
-        self._buffers.clear()
-        self.pickler.clear_memo()
-        if inspect.iscoroutine(result):
-            try:
-                result = run_coroutine(result)
-            except BaseException as raised:
-                result = self.failure(i, raised)
-        try:
-            data, buffers = wire.dumps(result, returning=True)
-            memory = wire.raw(buffers, copy=False)
-        except BaseException as reason:
-            error = wire.serialization_error("result", result, "result", reason)
-            self._failed.append(i)
-            data, memory = wire.dumps(Failure.of(error, "serialization"))[0], []
-        self._send_one(i, data, memory)
-        return _SENT
-
-    def finish(self, count: int) -> None:
-        """Send what is left; the group has ended."""
-        elapsed = time.perf_counter_ns() - self._began
-        self._worker.host.send_part(self._group, self._part(count), elapsed)
-
-    def _part(self, upto: int) -> Frames:
-        count = upto - self._base
-        if not count:
-            return []
-        failed = [k for k in self._failed if k >= self._base]
-        if self._plain:
-            head, body = ("list", self._base, count, failed), pickle.dumps(self.results[self._base : upto], 5)
-        else:
-            head, body = ("journal", self._base, count, failed), self._file[0 : self._file.tell()]
-        return [marshal.dumps(head), body]
-
-    def _flush(self, upto: int) -> None:
-        if upto > self._base:
-            self._worker.host.send_part(self._group, self._part(upto), None)
-            self._restart(upto)
-
-    def _send_one(self, i: int, data: bytes, memory: Frames) -> None:
-        self._flush(i)
-        failed = [i] if i in self._failed[-1:] else []
-        head = marshal.dumps(("one", i, 1, failed))
-        self._worker.host.send_part(self._group, [head, data, *memory], None)
-        self._restart(i + 1)
-
-    def _restart(self, base: int) -> None:
-        # In this order: whoever reads the words of a dead worker must never see more outcomes than the journal has.
-        self._worker.words[DONE] = base
-        self._worker.words[BASE] = base
-        self._base = base
-        self._plain = True
-        self._file.seek(0)
-
-    def _rewind(self, i: int) -> int:
-        """Put the journal back to where outcome `i` began, and return that offset."""
-        file = io.BytesIO(self._file[0 : self._file.tell()])
-        for _ in range(i - self._base):
-            wire.skip_pickle(file)
-        self._file.seek(file.tell())
-        return file.tell()

@@ -16,9 +16,9 @@ from itertools import pairwise
 from .. import wire
 from ..output import Outbox, Report
 from ..wire import Frame, Frames
-from ..worker import JOURNAL_SIZE, GroupHead, Program, ProgramHead, Worker
+from ..worker import GroupHead, Program, ProgramHead, Worker
 from .channel import Channel
-from .messages import CONTROL, JOURNAL_OFFSET, Data, Order
+from .messages import CONTROL, Data, JournalMemory, Order
 
 __all__ = ["main"]
 
@@ -31,11 +31,10 @@ def main(data_fd: int, control_fd: int, memory_fd: int) -> None:
     # Ctrl-C is the caller's business; it reaches the whole process group of a terminal.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()
-    words = memoryview(mmap.mmap(memory_fd, JOURNAL_OFFSET)).cast("Q")
-    journal = mmap.mmap(memory_fd, JOURNAL_SIZE, offset=JOURNAL_OFFSET)
+    memory = JournalMemory(memory_fd)
     os.close(memory_fd)
     child = Child(socket.socket(fileno=data_fd), socket.socket(fileno=control_fd))
-    child.worker = Worker(child, child.outbox, journal, words, process_wide=True)
+    child.worker = Worker(child, child.outbox, memory.words, memory.column, memory.file, process_wide=True)
     threading.Thread(target=child.obey, name="mini-control", daemon=True).start()
     child.serve()
 

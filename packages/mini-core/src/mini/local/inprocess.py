@@ -6,18 +6,18 @@ from __future__ import annotations
 import io
 import threading
 import time
-from array import array
 from collections import deque
 
 from ..carrier import Carrier, Event, Group, Outcomes, Reports, Returned, Task
+from ..journal import COLUMN_BYTES, WORDS
 from ..output import Outbox, Report
 from ..wire import Frames
-from ..worker import IDLE, RUNNING, WORDS, Program, Worker
+from ..worker import Program, Worker
 
 __all__ = ["InlineCarrier", "ThreadCarrier"]
 
 
-class _Journal(io.BytesIO):
+class _File(io.BytesIO):
     def __getitem__(self, part: slice) -> bytes:
         return bytes(self.getbuffer()[part])
 
@@ -30,9 +30,9 @@ class _Station:
         self.group: Group | None = None
         self._carrier = carrier
         self._programs: dict[str, Program] = {}
-        words = array("Q", [0] * WORDS)
-        words[RUNNING] = IDLE
-        self.worker = Worker(self, Outbox(self._report), _Journal(), words, process_wide=False)
+        words = memoryview(bytearray(8 * WORDS)).cast("Q")
+        column = memoryview(bytearray(COLUMN_BYTES))
+        self.worker = Worker(self, Outbox(self._report), words, column, _File(), process_wide=False)
 
     def run(self, group: Group) -> None:
         task = group.task

@@ -13,7 +13,9 @@ import struct
 import tempfile
 from enum import IntEnum
 
-__all__ = ["CONTROL", "FLOW_ID_SIZE", "Data", "Order", "anonymous_file"]
+from ..journal import COLUMN_BYTES, FILE_BYTES, WORDS
+
+__all__ = ["CONTROL", "FLOW_ID_SIZE", "MEMORY_BYTES", "Data", "JournalMemory", "Order", "anonymous_file"]
 
 
 class Data(IntEnum):
@@ -43,8 +45,26 @@ class Order(IntEnum):
 FLOW_ID_SIZE = 16
 CONTROL = struct.Struct(f"<B{FLOW_ID_SIZE}sQ")
 
-JOURNAL_OFFSET = mmap.ALLOCATIONGRANULARITY
-"""Where the journal begins in the memory that a worker shares with the pool; the words are before it."""
+_COLUMN_OFFSET = mmap.ALLOCATIONGRANULARITY
+_FILE_OFFSET = _COLUMN_OFFSET + COLUMN_BYTES
+MEMORY_BYTES = _FILE_OFFSET + FILE_BYTES
+
+
+class JournalMemory:
+    """The memory of a worker's journal, mapped from a descriptor that worker and pool share."""
+
+    def __init__(self, fd: int) -> None:
+        self._map = mmap.mmap(fd, _FILE_OFFSET)
+        self._whole = memoryview(self._map)
+        self.words = self._whole[: 8 * WORDS].cast("Q")
+        self.column = self._whole[_COLUMN_OFFSET:]
+        self.file = mmap.mmap(fd, FILE_BYTES, offset=_FILE_OFFSET)
+
+    def close(self) -> None:
+        for view in (self.words, self.column, self._whole):
+            view.release()
+        self._map.close()
+        self.file.close()
 
 
 def anonymous_file(name: str, size: int) -> int:

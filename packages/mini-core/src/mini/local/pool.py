@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import marshal
-import mmap
 import os
 import pickle
 import selectors
@@ -25,9 +24,9 @@ from pathlib import Path
 from .. import wire
 from ..carrier import Broken, Carrier, Event, Group, Lost, Outcomes, Reports, Returned, Task
 from ..errors import BackendUnavailable, FailureKind
-from ..worker import BASE, DONE, GROUP, IDLE, JOURNAL_SIZE, RUNNING, STARTED
+from ..journal import AT, BASE, GROUP, IDLE, STARTED, saved_parts
 from .channel import Channel
-from .messages import CONTROL, JOURNAL_OFFSET, Data, Order, anonymous_file
+from .messages import CONTROL, MEMORY_BYTES, Data, JournalMemory, Order, anonymous_file
 
 __all__ = ["ProcessPool"]
 
@@ -64,11 +63,10 @@ class ProcessWorker:
         self.watched = _READ
 
         with contextlib.ExitStack() as undo:
-            memory = anonymous_file("worker", JOURNAL_OFFSET + JOURNAL_SIZE)
+            memory = anonymous_file("worker", MEMORY_BYTES)
             undo.callback(os.close, memory)
-            self.words_map = mmap.mmap(memory, JOURNAL_OFFSET)
-            self.words = memoryview(self.words_map).cast("Q")
-            self.journal = mmap.mmap(memory, JOURNAL_SIZE, offset=JOURNAL_OFFSET)
+            self.memory = JournalMemory(memory)
+            self.words = self.memory.words
             ours, theirs = socket.socketpair()
             undo.callback(theirs.close)
             control, their_control = socket.socketpair()
@@ -109,11 +107,10 @@ class ProcessWorker:
 
     def is_at(self, group: Group) -> bool:
         """Whether it runs a call of `group` right now. Only sure while it is stopped."""
-        return (
-            self.words[GROUP] == group.id
-            and self.words[RUNNING] != IDLE
-            and self.words[RUNNING] >= self.words[DONE]
-        )
+        return self.words[GROUP] == group.id and self.words[AT] < group.count
+
+    def saved(self) -> wire.Frames:
+        return saved_parts(self.words, self.memory.column, self.memory.file)
 
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -127,9 +124,7 @@ class ProcessWorker:
         self.orders.clear()
         self.channel.close()
         self.control.close()
-        self.words.release()
-        self.words_map.close()
-        self.journal.close()
+        self.memory.close()
 
 
 def _command(fds: tuple[int, int, int]) -> list[str]:
@@ -354,30 +349,16 @@ class ProcessPool(Carrier):
     def _peek(self, worker: ProcessWorker, group: Group, events: list[Event]) -> None:
         """Hand out what a slow group has finished so far."""
         words = worker.words
-        base, done = words[BASE], words[DONE]
-        if words[GROUP] != group.id or done <= max(base, group.received):
+        base, at = words[BASE], words[AT]
+        if words[GROUP] != group.id or at == IDLE or at <= max(base, group.received):
             return
-        if worker.seen != (group.id, done):
+        if worker.seen != (group.id, at):
             # Only what was there the last time is read, so that no write to it can still be under way.
-            worker.seen = (group.id, done)
+            worker.seen = (group.id, at)
             return
-        part = self._journal_part(worker, base, done)
-        if words[GROUP] == group.id and words[BASE] == base:
+        part = worker.saved()
+        if words[GROUP] == group.id and words[BASE] == base and part:
             events.append(Outcomes(group, part, None))
-
-    def _journal_part(self, worker: ProcessWorker, base: int, done: int) -> wire.Frames:
-        count = done - base
-        file = io.BytesIO(worker.journal[:])
-        failed = []
-        for k in range(count):
-            begin = file.tell()
-            with contextlib.suppress(Exception):
-                if type(pickle.Unpickler(file).load()) is wire.Failure:
-                    failed.append(base + k)
-                continue
-            file.seek(begin)
-            file.seek(wire.skip_pickle(file))
-        return [marshal.dumps(("journal", base, count, failed)), file.getvalue()[: file.tell()]]
 
     def _bury(self, worker: ProcessWorker, events: list[Event]) -> None:
         """A worker is gone: save what it had finished and give back the rest."""
@@ -388,18 +369,15 @@ class ProcessPool(Carrier):
             worker.kill()
             worker.process.wait()
         kind, reason = worker.verdict or self._cause(worker)
-        words = worker.words
-        begun = words[GROUP]
+        begun, at = worker.words[GROUP], worker.words[AT]
         ran = False
         for place, group in enumerate(worker.groups):
             running = -1
-            if place == 0 and begun == group.id and (words[STARTED] or words[RUNNING] != IDLE or words[DONE]):
+            if place == 0 and begun == group.id and at != IDLE:
                 ran = True
-                base, done, at = words[BASE], words[DONE], words[RUNNING]
-                if done > base:
-                    events.append(Outcomes(group, self._journal_part(worker, base, done), None))
-                if at != IDLE and at >= done:
-                    running = at
+                if part := worker.saved():
+                    events.append(Outcomes(group, part, None))
+                running = at if at < group.count else -1
             events.append(Lost(group, running, reason, kind))
         if ran or worker.heard or worker.verdict is not None or not worker.groups:
             self._failed_starts = 0
@@ -410,7 +388,7 @@ class ProcessPool(Carrier):
                 events.append(
                     Broken(
                         BackendUnavailable(
-                            f"{START_FAILURES} worker processes in a row died while they started; the last one {reason}. "
+                            f"{START_FAILURES} worker processes in a row died while they started; the last: {reason}. "
                             f"Try it by hand: {sys.executable} -c 'import mini.local.child'"
                         )
                     )
@@ -472,9 +450,9 @@ class ProcessPool(Carrier):
 
     def _left(self, worker: ProcessWorker, group: Group) -> int:
         """How many calls of the group at hand have not started, as far as its words tell."""
-        if worker.words[GROUP] != group.id or worker.words[RUNNING] == IDLE:
+        if worker.words[GROUP] != group.id or worker.words[AT] == IDLE:
             return 0
-        return int(group.count - worker.words[RUNNING] - 1)
+        return group.count - worker.words[AT] - 1
 
     def retract(self, task: Task) -> None:
         for worker in self._workers:
