@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 import threading
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 from ..context import running_group
 from .meter import Meter
@@ -163,14 +163,25 @@ def _choose() -> View:
     stream = sys.stderr
     if stream is None:
         return _Nowhere()
-    from .terminal import TerminalView, usable
+    fd = _terminal(stream)
+    if fd is None:
+        from .lines import LinesView
 
-    fd = usable(stream)
-    if fd is not None:
-        return TerminalView(fd, stream.encoding)
-    from .lines import LinesView
+        return LinesView(stream)
+    from .terminal import TerminalView
 
-    return LinesView(stream)
+    return TerminalView(fd, stream.encoding)
+
+
+def _terminal(stream: TextIO) -> int | None:
+    """The file descriptor of a terminal that has room for bars and can move its cursor, else None."""
+    try:
+        fd = stream.fileno()
+        size = os.get_terminal_size(fd)
+    except (OSError, ValueError, AttributeError):
+        return None
+    dumb = os.environ.get("TERM", "").lower() in ("", "dumb", "unknown")
+    return None if dumb or size.lines < 5 or size.columns < 20 else fd
 
 
 def _end() -> None:

@@ -14,7 +14,7 @@ import os
 import re
 import select
 import time
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..status import LogLine, WorkerStatus
     from .meter import Figures, Meter
 
-__all__ = ["TerminalView", "usable"]
+__all__ = ["TerminalView"]
 
 _SAVE, _RESTORE = "\0337", "\0338"
 _WHOLE_SCREEN = "\033[r"
@@ -37,18 +37,6 @@ _DOWN = "\033D"  # scrolls at the bottom, and unlike \n keeps the column
 _UNWANTED = re.compile(
     r"\033\[[0-9;:]*m|(\033(?:\[[0-?]*[ -/]*[@-~]|\][^\a\033]*(?:\a|\033\\)|.?)|[\x00-\x08\x0a-\x1f\x7f])"
 )
-
-
-def usable(stream: TextIO) -> int | None:
-    """The file descriptor of a terminal that can show bars, else None."""
-    try:
-        fd = stream.fileno()
-        if not os.isatty(fd) or os.environ.get("TERM", "dumb").lower() in ("", "dumb", "unknown"):
-            return None
-        size = os.get_terminal_size(fd)
-    except (OSError, ValueError, AttributeError):
-        return None
-    return fd if size.lines >= 5 and size.columns >= 20 else None
 
 
 class TerminalView:
