@@ -52,6 +52,8 @@ SHOW_AFTER = 0.5
 CANCEL_GRACE = 0.1
 
 _group_ids = itertools.count()
+_flow_ids = itertools.count()
+_id_prefix = uuid.uuid4().hex[:8] + "-"
 
 
 class Source:
@@ -128,8 +130,7 @@ class Part:
 
     def unpack(self) -> list[Any]:
         if self.values is None:
-            self.values = wire.unpack_part(self.frames)
-            self.failed = self.failed or any(type(v) is Failure for v in self.values)
+            self.values, self.failed = wire.unpack_part(self.frames)
             self.frames = []
         return self.values
 
@@ -176,6 +177,8 @@ class Flow:
     """Bytes that a call takes, input or outcome, whichever is larger."""
     last_chunk: int = 1
     shown: bool = False
+    recorded: bool = False
+    """Whether there is a record of one of its calls."""
 
     @property
     def id(self) -> str:
@@ -213,6 +216,7 @@ class Records:
 
     def of(self, flow: Flow, index: int, attempt: int) -> CallRecord:
         key = (flow.id, index)
+        flow.recorded = True
         record = self._records.get(key)
         if record is None:
             record = CallRecord(f"{flow.id}-{index}", index, attempt, flow.status.function)
@@ -348,7 +352,8 @@ class Engine:
                         self._doomed_until = time.monotonic() + CANCEL_GRACE
                     self._ensure_steward()
                 self.carrier.forget(flow.task)
-            self.records.settle(flow)
+            if flow.recorded:
+                self.records.settle(flow)
             if flow.shown:
                 flow.shown = False
                 display.hide(flow.status)
@@ -412,7 +417,7 @@ class Engine:
             raise RuntimeError(self._closed)
 
     def _take(self, flow: Flow) -> Part | None:
-        if flow.ready and flow.source.seconds > PULL_SECONDS:
+        if flow.ready and (flow.task.single or flow.source.seconds > PULL_SECONDS):
             return flow.ready.popleft()
         if flow.broken is None and not flow.abandoned:
             self._check_open()
@@ -433,6 +438,10 @@ class Engine:
     def _feed(self, own: Flow | None) -> None:
         """Start groups while there is room and work. Inputs of the user's own iterators are pulled only for `own`."""
         turn = self._turn
+        if not turn:
+            if self._by_group and len(self._by_group) < self.carrier.width:
+                self.carrier.steal()
+            return
         idle = 0
         while idle < len(turn):
             flow = turn[0]
@@ -441,7 +450,10 @@ class Engine:
             if self.carrier.room(flow.task) > 0:
                 group = self._next_group(flow, pull=flow is own or flow.source.anywhere)
             if group is None:
-                idle += 1
+                if not flow.backlog and flow.source.empty and not flow.pulling:
+                    turn.remove(flow)  # nothing left to start; `_requeue` brings it back
+                else:
+                    idle += 1
                 continue
             idle = 0
             if flow.on_start is not None and not flow.on_start():
@@ -456,7 +468,7 @@ class Engine:
             worker.index = group.start
             worker.since = time.monotonic()
             worker.progress = None
-        if turn and self._by_group and len(self._by_group) < self.carrier.width:
+        if self._by_group and len(self._by_group) < self.carrier.width:
             self.carrier.steal()
 
     def _drop(self, flow: Flow) -> None:
@@ -657,7 +669,7 @@ class Engine:
             flow.attempts[index] = group.attempt + 1
             payload = wire.slice_payload(group.payload, index - group.start, index - group.start + 1)
             again = Group(next(_group_ids), flow.task, index, 1, group.attempt + 1, payload)
-            flow.backlog.appendleft(again)
+            self._put_back(flow, [again])
             return
         position = 0 if flow.task.head.mode == "stream" else index - group.start
         flow.inputs[index] = wire.brief_input(group.payload, position)
@@ -697,7 +709,12 @@ class Engine:
             pieces.append(
                 Group(next(_group_ids), flow.task, group.start + at, stop - at, group.attempt, payload)
             )
-        flow.backlog.extendleft(reversed(pieces))
+        self._put_back(flow, pieces)
+
+    def _put_back(self, flow: Flow, groups: list[Group]) -> None:
+        flow.backlog.extendleft(reversed(groups))
+        if flow not in self._turn:
+            self._turn.append(flow)
 
     def _on_lost(self, event: Lost) -> None:
         group = event.group
@@ -817,6 +834,8 @@ class Engine:
 
 
 def _after_fork() -> None:
+    global _id_prefix
+    _id_prefix = uuid.uuid4().hex[:8] + "-"
     for engine in list(_engines):
         engine.forked()
 
@@ -837,5 +856,5 @@ def single_group(flow: Flow, payload: Frames) -> Group:
 
 
 def new_flow_id() -> str:
-    """Unique, short enough for a control message."""
-    return uuid.uuid4().hex[:12]
+    """Unique among processes and machines, and short enough for a control message."""
+    return f"{_id_prefix}{next(_flow_ids):x}"

@@ -18,7 +18,7 @@ import io
 import marshal
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from . import wire
@@ -65,6 +65,15 @@ class JournalFile(Protocol):
     def __getitem__(self, part: slice, /) -> bytes: ...
 
 
+Columns = Mapping[type, Any]
+
+
+def make_columns(memory: memoryview[int]) -> Columns:
+    """The column's memory as a sequence for each type that it can hold."""
+    nothing = [None] * (COLUMN_BYTES // 8)
+    return {kind: memory.cast(code) if code else nothing for kind, (_, code) in _KINDS.items()}  # type: ignore[call-overload]
+
+
 class _NoType:
     """The type of no outcome."""
 
@@ -76,27 +85,24 @@ class Journal:
     segment are plain values they are sent as one pickled list, which is read many times faster than one pickle each.
 
     Args:
-        words, column, file: the memory.
-        group: id and number of calls of the group.
+        words, columns, file: the memory; `make_columns` makes the columns.
+        group: id of the group.
         send: takes the group's id, a part, and nanoseconds since the start with the last part.
     """
 
     def __init__(
         self,
         words: memoryview[int],
-        column: memoryview[int],
+        columns: Columns,
         file: JournalFile,
-        group: tuple[int, int],
+        group: int,
         send: _SEND,
     ) -> None:
         self._words = words
+        self._columns = columns
         self._file = file
-        self._group, count = group
+        self._group = group
         self._send = send
-        self._columns: dict[type, Any] = {
-            kind: column.cast(code) if code else [None] * count  # type: ignore[call-overload]
-            for kind, (_, code) in _KINDS.items()
-        }
         self._base = 0
         self._plain = True
         self._failed: list[int] = []

@@ -16,7 +16,7 @@ from typing import Any, TextIO, cast
 
 from .context import RunningGroup, running_group
 
-__all__ = ["Outbox", "capture_output"]
+__all__ = ["Outbox", "Report"]
 
 Report = tuple[str, int, int, str, Any]
 """flow, input index, attempt, kind ("progress", "metrics", "stdout" or "stderr"), and what was reported."""
@@ -28,10 +28,18 @@ MOST_WAITING = 64 << 10
 
 
 class Outbox:
-    """Gathers a worker's reports and sends them in batches. `send` may be called from any thread."""
+    """Gathers a worker's reports and sends them in batches.
 
-    def __init__(self, send: Callable[[list[Report]], None]) -> None:
+    Args:
+        send: carries reports to the caller; may be called from any thread.
+        shared: the worker shares its process with the caller. `sys.stdout` is then replaced only while calls run, and
+            what they print appears where it would have appeared too.
+    """
+
+    def __init__(self, send: Callable[[list[Report]], None], *, shared: bool = False) -> None:
         self._send = send
+        self._shared = shared
+        self.tee = shared
         self._lock = threading.RLock()
         self._latest: dict[tuple[str, int, int, str], Any] = {}
         self._printed: list[Report] = []
@@ -59,6 +67,27 @@ class Outbox:
             self._printed.append((group.flow, group.index, group.attempt, stream, lines))
             self._waiting += sum(map(len, lines))
             self._soon()
+
+    @contextlib.contextmanager
+    def capture(self, group: RunningGroup) -> Iterator[None]:
+        """Within it, what `group`'s calls print comes here."""
+        if self._shared or not _streams:
+            install()
+        _captured[id(group)] = self
+        try:
+            yield
+        finally:
+            for stream in _streams:
+                stream.end_line(group, self)
+            _captured.pop(id(group), None)
+            if self._shared:
+                uninstall()
+
+    def finish(self, group: RunningGroup) -> None:
+        """The group has run its last call: send everything that it printed and emitted."""
+        for stream in list(_streams):
+            stream.end_line(group, self)
+        self.flush()
 
     def _soon(self) -> None:
         if self._waiting > MOST_WAITING or time.monotonic() - self._sent > REPORT_EVERY:
@@ -99,25 +128,19 @@ class Outbox:
 
 
 class LineStream(io.TextIOBase):
-    """Takes the place of `sys.stdout` or `sys.stderr` where calls run; passes on what is printed outside a call."""
+    """Takes the place of `sys.stdout` or `sys.stderr` where calls run.
 
-    def __init__(self, name: str, outside: TextIO | None, *, tee: bool) -> None:
+    What a call prints goes to its outbox; what is printed outside a call goes where it always went.
+    """
+
+    def __init__(self, name: str, outside: TextIO | None) -> None:
         self._name = name
-        self._outside = outside
-        self._tee = tee
+        self.outside = outside
         self._rest: dict[int, tuple[RunningGroup, str]] = {}
-        self._outboxes: dict[int, Outbox] = {}
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
         return "utf-8"
-
-    def take(self, group: RunningGroup, outbox: Outbox) -> None:
-        self._outboxes[id(group)] = outbox
-
-    def leave(self, group: RunningGroup) -> None:
-        self._end_line(id(group))
-        self._outboxes.pop(id(group), None)
 
     def writable(self) -> bool:
         return True
@@ -126,68 +149,59 @@ class LineStream(io.TextIOBase):
         return False
 
     def fileno(self) -> int:
-        if self._outside is None:
+        if self.outside is None:
             raise io.UnsupportedOperation("fileno")
-        return self._outside.fileno()
+        return self.outside.fileno()
 
     def write(self, text: str) -> int:
         if not isinstance(text, str):
             raise TypeError(f"write() takes a str, not {type(text).__name__}")
         group = running_group()
-        outbox = self._outboxes.get(id(group)) if group is not None else None
+        outbox = _captured.get(id(group))
         if group is None or outbox is None:
-            return self._outside.write(text) if self._outside is not None else len(text)
-        if self._tee and self._outside is not None:
-            self._outside.write(text)
-        key = id(group)
-        held = self._rest.pop(key, None)
+            return self.outside.write(text) if self.outside is not None else len(text)
+        if outbox.tee and self.outside is not None:
+            self.outside.write(text)
+        held = self._rest.pop(id(group), None)
         *lines, rest = ((held[1] if held else "") + text).split("\n")
         if rest:
-            self._rest[key] = (group, rest)
+            self._rest[id(group)] = (group, rest)
         if lines:
             outbox.printed(group, self._name, lines)
         return len(text)
 
-    def _end_line(self, key: int) -> None:
-        held = self._rest.pop(key, None)
-        outbox = self._outboxes.get(key)
-        if held is not None and outbox is not None:
+    def end_line(self, group: RunningGroup, outbox: Outbox) -> None:
+        """A line without an end is a line too, once its group is over."""
+        if self._rest and (held := self._rest.pop(id(group), None)) is not None:
             outbox.printed(held[0], self._name, [held[1]])
 
     def flush(self) -> None:
-        if self._outside is not None and not self._outside.closed:
-            self._outside.flush()
+        if self.outside is not None and not self.outside.closed:
+            self.outside.flush()
 
 
-_capture_lock = threading.Lock()
+_captured: dict[int, Outbox] = {}
 _streams: list[LineStream] = []
-_captures = 0
+_installing = threading.Lock()
+_users = 0
 
 
-@contextlib.contextmanager
-def capture_output(group: RunningGroup, outbox: Outbox, *, tee: bool) -> Iterator[None]:
-    """Within it, what `group`'s calls print goes to `outbox`; with `tee`, also to where it would have gone.
-
-    Captures nest and overlap across threads; when the last one ends, `sys.stdout` and `sys.stderr` are the old ones.
-    """
-    global _captures
-    with _capture_lock:
-        if not _captures:
-            _streams[:] = [LineStream(name, getattr(sys, name), tee=tee) for name in ("stdout", "stderr")]
+def install() -> None:
+    """Put line streams in the place of `sys.stdout` and `sys.stderr`; `uninstall` undoes it when called as often."""
+    global _users
+    with _installing:
+        if not _users:
+            _streams[:] = [LineStream(name, getattr(sys, name)) for name in ("stdout", "stderr")]
             sys.stdout, sys.stderr = cast("list[TextIO]", _streams)
-        _captures += 1
-        streams = list(_streams)
-        for stream in streams:
-            stream.take(group, outbox)
-    try:
-        yield
-    finally:
-        with _capture_lock:
-            for stream in streams:
-                stream.leave(group)
-            _captures -= 1
-            if not _captures:
-                for stream, name in zip(streams, ("stdout", "stderr"), strict=True):
-                    if getattr(sys, name) is stream:
-                        setattr(sys, name, stream._outside)
-                _streams.clear()
+        _users += 1
+
+
+def uninstall() -> None:
+    global _users
+    with _installing:
+        _users -= 1
+        if not _users:
+            for stream in _streams:
+                if getattr(sys, stream._name) is stream:
+                    setattr(sys, stream._name, stream.outside)
+            _streams.clear()

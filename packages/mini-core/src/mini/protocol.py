@@ -22,7 +22,7 @@ from collections.abc import (
 )
 from concurrent.futures import Executor
 from functools import partial
-from types import TracebackType
+from types import FunctionType, TracebackType
 from typing import Any, ClassVar, Literal, ParamSpec, Self, TypeVar, overload
 
 from . import engine as _engine
@@ -510,6 +510,8 @@ def _check_function(fn: object, *, stream: bool) -> None:
     if not callable(fn):
         raise OptionError(f"the first argument must be a function, not {wire.BRIEF.repr(fn)}")
     inner: Any = fn
+    if isinstance(inner, FunctionType) and not inner.__code__.co_flags & _GENERATOR_FLAGS:
+        return
     while isinstance(inner, partial):
         inner = inner.func
     if not inspect.isroutine(inner) and not inspect.isclass(inner):
@@ -520,6 +522,9 @@ def _check_function(fn: object, *, stream: bool) -> None:
             f"{wire.function_name(fn)} is a generator function; return a list from it, or use stream() "
             "to get its items as it yields them"
         )
+
+
+_GENERATOR_FLAGS = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
 
 # --- handing results out ---

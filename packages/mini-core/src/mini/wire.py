@@ -472,23 +472,25 @@ def _is_control_flow(exc: BaseException) -> bool:
     return isinstance(exc, control)
 
 
-def unpack_part(frames: Frames) -> list[Any]:
-    """The outcomes of a part: each call's value, or a Failure in its place."""
-    kind, _, count, _ = marshal.loads(frames[0])
+def unpack_part(frames: Frames) -> tuple[list[Any], bool]:
+    """The outcomes of a part: each call's value, or a Failure in its place; and whether there is a Failure."""
+    kind, _, count, failed = marshal.loads(frames[0])
     if kind == "list":
-        return cast("list[Any]", loads(frames[1]))
+        return cast("list[Any]", loads(frames[1])), False
     if kind == "one":
         try:
-            return [loads(frames[1], buffers=frames[2:])]
+            return [loads(frames[1], buffers=frames[2:])], bool(failed)
         except Exception as exc:
-            return [_unreadable(exc)]
-    return read_journal(frames[1], count)
+            return [_unreadable(exc)], True
+    values, unreadable = _read_journal(frames[1], count)
+    return values, unreadable or bool(failed)
 
 
-def read_journal(data: Frame, count: int) -> list[Any]:
+def _read_journal(data: Frame, count: int) -> tuple[list[Any], bool]:
     """The first `count` outcomes of a journal: complete pickles, one after the other."""
     file = io.BytesIO(data)
     values: list[Any] = []
+    unreadable = False
     for _ in range(count):
         begin = file.tell()
         try:
@@ -498,7 +500,8 @@ def read_journal(data: Frame, count: int) -> list[Any]:
             file.seek(begin)
             file.seek(skip_pickle(file))
             values.append(_unreadable(exc))
-    return values
+            unreadable = True
+    return values, unreadable
 
 
 def skip_pickle(file: io.BytesIO) -> int:

@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
+from types import FunctionType
 from typing import Any, Protocol
 
 from . import wire
 from .context import RunningGroup, enter_group
 from .errors import SerializationError
-from .journal import AT, BASE, GROUP, IDLE, STARTED, Journal, JournalFile
-from .output import Outbox, capture_output
+from .journal import AT, BASE, GROUP, IDLE, STARTED, Journal, JournalFile, make_columns
+from .output import Outbox
 from .wire import Failure, Frames
 
 __all__ = ["GroupHead", "Host", "Program", "ProgramHead", "Worker"]
@@ -92,6 +93,8 @@ def _compose(
 
 
 def _is_async(fn: Callable[..., Any]) -> bool:
+    if isinstance(fn, FunctionType):
+        return bool(fn.__code__.co_flags & inspect.CO_COROUTINE)
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
 
 
@@ -188,7 +191,7 @@ class Worker:
         self.host = host
         self.outbox = outbox
         self.words = words
-        self.column = column
+        self.columns = make_columns(column)
         self.file = file
         self.process_wide = process_wide
         self.rows: Iterator[Any] = iter(())
@@ -210,16 +213,16 @@ class Worker:
         )
         before = enter_group(group, process_wide=self.process_wide)
         try:
-            with capture_output(group, self.outbox, tee=not self.process_wide):
+            with self.outbox.capture(group):
                 if p.mode == "stream":
-                    self._stream(program, head, payload)
+                    self._stream(program, head, payload, group)
                 else:
-                    self._run_calls(program, head, payload)
+                    self._run_calls(program, head, payload, group)
         finally:
             enter_group(before, process_wide=self.process_wide)
             words[AT] = IDLE
 
-    def _run_calls(self, program: Program, head: GroupHead, payload: Frames) -> None:
+    def _run_calls(self, program: Program, head: GroupHead, payload: Frames, group: RunningGroup) -> None:
         call = program.call
         try:
             packed, rows = wire.unpack_rows(payload)
@@ -232,7 +235,7 @@ class Worker:
             rows = self._note_starts(rows)
         self.rows = rows
 
-        journal = Journal(self.words, self.column, self.file, (head.group, head.count), self.host.send_part)
+        journal = Journal(self.words, self.columns, self.file, head.group, self.host.send_part)
         words, keep, save = self.words, journal.results.append, journal.save
         kind: type | None = None
         column: Any = None
@@ -253,7 +256,7 @@ class Worker:
             else:
                 kind, column = save(i, outcome)
             i += 1
-        self.outbox.flush()
+        self.outbox.finish(group)
         journal.finish(i)
 
     def _note_starts(self, rows: Iterator[Any]) -> Iterator[Any]:
@@ -262,7 +265,7 @@ class Worker:
             words[STARTED] = now()
             yield row
 
-    def _stream(self, program: Program, head: GroupHead, payload: Frames) -> None:
+    def _stream(self, program: Program, head: GroupHead, payload: Frames, group: RunningGroup) -> None:
         """Send what a generator function yields, an item at a time, as fast as the caller takes it."""
         began = time.perf_counter_ns()
         words = self.words
@@ -285,7 +288,7 @@ class Worker:
             items.close()
         except BaseException as exc:
             self._send_item(head.group, count, _failure(exc))
-        self.outbox.flush()
+        self.outbox.finish(group)
         self.host.send_part(head.group, [], time.perf_counter_ns() - began)
 
     def _send_item(self, group: int, position: int, item: Any) -> None:

@@ -65,6 +65,7 @@ class LocalApparatus(Apparatus):
         self.workers = workers
         self._given_data_dir = data_dir
         self._root: Path | None = None
+        self._volume_dir: str | None = None
 
     @property
     def capabilities(self) -> frozenset[Capability]:
@@ -87,7 +88,9 @@ class LocalApparatus(Apparatus):
 
     @property
     def worker_data_dir(self) -> str:
-        return str(self.data_root / "volumes" / self.name)
+        if self._volume_dir is None:
+            self._volume_dir = str(self.data_root / "volumes" / self.name)
+        return self._volume_dir
 
     def _open_volume(self) -> Volume:
         return DirectoryVolume(Path(self.worker_data_dir))

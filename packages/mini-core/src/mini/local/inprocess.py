@@ -32,7 +32,9 @@ class _Station:
         self._programs: dict[str, Program] = {}
         words = memoryview(bytearray(8 * WORDS)).cast("Q")
         column = memoryview(bytearray(COLUMN_BYTES))
-        self.worker = Worker(self, Outbox(self._report), words, column, _File(), process_wide=False)
+        self.worker = Worker(
+            self, Outbox(self._report, shared=True), words, column, _File(), process_wide=False
+        )
 
     def run(self, group: Group) -> None:
         task = group.task
