@@ -34,47 +34,12 @@ from mini.requirements import (
     source_files,
     uv_freeze,
 )
-
-
-def write(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
-
-
-def uv(*arguments: str | Path, cwd: Path) -> str:
-    command = [str(find_uv()), "--quiet", *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def project(root: Path, name: str, *dependencies: str, version: str = "1.0", more: str = "") -> Path:
-    """A project that uv_build builds, with a module that knows its version."""
-    quoted = ", ".join(f"'{dependency}'" for dependency in dependencies)
-    pyproject = (
-        f"[project]\nname = '{name}'\nversion = '{version}'\nrequires-python = '>=3.11'\ndependencies = [{quoted}]\n"
-        f"{more}\n[build-system]\nrequires = ['uv_build']\nbuild-backend = 'uv_build'\n"
-    )
-    module = f"src/{name.replace('-', '_')}/__init__.py"
-    return write(root, {"pyproject.toml": pyproject, module: f"version = '{version}'\n"})
+from uv_projects import bare_uv, project, uv, write
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _uv_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """uv as it is on a machine where nobody has set it up, and no cache shared with it."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in list(os.environ):
-            if name.startswith("UV_") and "INDEX" not in name:
-                patch.delenv(name)
-        patch.delenv("VIRTUAL_ENV", raising=False)
-        patch.setenv("UV_CACHE_DIR", str(tmp_path_factory.mktemp("uv-cache")))
-        patch.setenv("UV_PYTHON", sys.executable)
-        patch.setenv("UV_PYTHON_DOWNLOADS", "never")
-        patch.setenv("NO_PROXY", "127.0.0.1")
-        patch.setenv("no_proxy", "127.0.0.1")
+    with bare_uv(tmp_path_factory.mktemp("uv-cache")):
         yield
 
 

@@ -1,0 +1,57 @@
+"""Small projects that tests make, and the uv that locks and builds them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mini.requirements import find_uv
+
+
+@contextlib.contextmanager
+def bare_uv(cache: Path) -> Iterator[None]:
+    """uv as it is on a machine where nobody has set it up but for its indexes, and with a cache of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith("UV_") and "INDEX" not in name:
+                patch.delenv(name)
+        patch.delenv("VIRTUAL_ENV", raising=False)
+        patch.setenv("UV_CACHE_DIR", str(cache))
+        patch.setenv("UV_PYTHON", sys.executable)
+        patch.setenv("UV_PYTHON_DOWNLOADS", "never")
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        patch.setenv("no_proxy", "127.0.0.1")
+        yield
+
+
+def uv(*arguments: str | Path, cwd: Path) -> str:
+    """Run uv, which must succeed; return what it wrote."""
+    command = [str(find_uv()), "--quiet", *map(str, arguments)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def write(root: Path, files: dict[str, str]) -> Path:
+    """Write files, whose names are relative to `root`; return `root`."""
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def project(root: Path, name: str, *dependencies: str, version: str = "1.0", more: str = "") -> Path:
+    """Write a project that uv_build builds, with a module that knows its version; return `root`."""
+    quoted = ", ".join(f"'{dependency}'" for dependency in dependencies)
+    pyproject = (
+        f"[project]\nname = '{name}'\nversion = '{version}'\nrequires-python = '>=3.11'\ndependencies = [{quoted}]\n"
+        f"{more}\n[build-system]\nrequires = ['uv_build']\nbuild-backend = 'uv_build'\n"
+    )
+    module = f"src/{name.replace('-', '_')}/__init__.py"
+    return write(root, {"pyproject.toml": pyproject, module: f"version = '{version}'\n"})
