@@ -151,7 +151,7 @@ main() {
   prepare
   case $command in
     install) uv sync --locked --all-packages ;;
-    demo) in_env python examples/digits/digits.py "$@" ;;
+    demo) in_env python examples/digits/sweep.py "$@" ;;
     test) in_env python -m pytest "$@" ;;
     check)
       in_env ruff format .
