@@ -155,7 +155,7 @@ class Carrier(ABC):
         """Make a `poll` that waits return soon. Called from any thread."""
 
     def steal(self) -> None:  # noqa: B027
-        """There are idle workers and no more groups: take calls that have not started back from busy workers."""
+        """There is nothing left to start: if workers are idle, take calls that have not started back from busy ones."""
 
     @abstractmethod
     def retract(self, task: Task) -> None:

@@ -439,7 +439,7 @@ class Engine:
         """Start groups while there is room and work. Inputs of the user's own iterators are pulled only for `own`."""
         turn = self._turn
         if not turn:
-            if self._by_group and len(self._by_group) < self.carrier.width:
+            if self._by_group:
                 self.carrier.steal()
             return
         idle = 0
@@ -468,7 +468,7 @@ class Engine:
             worker.index = group.start
             worker.since = time.monotonic()
             worker.progress = None
-        if self._by_group and len(self._by_group) < self.carrier.width:
+        if self._by_group:
             self.carrier.steal()
 
     def _drop(self, flow: Flow) -> None:

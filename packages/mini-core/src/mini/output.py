@@ -77,8 +77,6 @@ class Outbox:
         try:
             yield
         finally:
-            for stream in _streams:
-                stream.end_line(group, self)
             _captured.pop(id(group), None)
             if self._shared:
                 uninstall()

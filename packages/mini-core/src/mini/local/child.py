@@ -186,6 +186,7 @@ class Child:
             elif order is Order.END_STREAM:
                 self._ended.add(flow)
             elif order is Order.STEAL:
+                returned = 0
                 if number > self._begun:
                     self._stolen.add(number)
                     returned = 2**32

@@ -432,7 +432,8 @@ class ProcessPool(Carrier):
                     pass
 
     def steal(self) -> None:
-        if any(w.stealing for w in self._workers):
+        workers = self._workers
+        if len(workers) == self.width and all(w.groups for w in workers) or any(w.stealing for w in workers):
             return
         now = time.monotonic()
         busiest = None

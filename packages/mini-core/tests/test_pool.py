@@ -1,0 +1,379 @@
+"""The local pool under pressure: dead workers, stragglers, big payloads, abandoned maps, callers that vanish."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mini
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[mini.LocalApparatus]:
+    with mini.LocalApparatus("pool", max_workers=2, data_dir=tmp_path / "data").w(progress=False) as app:
+        yield app
+
+
+def log_execution(path: Path, index: int) -> None:
+    """Append one line, atomically, so that executions can be counted whatever dies afterwards."""
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(fd, b"%d\n" % index)
+    os.close(fd)
+
+
+def executions(path: Path) -> Counter[int]:
+    return Counter(map(int, path.read_text().split()))
+
+
+def wait_for(path: Path, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{path} did not appear")
+        time.sleep(0.005)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def until_dead(pids: list[int], seconds: float) -> list[int]:
+    """Those of `pids` that still live after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while (left := [pid for pid in pids if alive(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return left
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+def test_a_dead_worker_costs_one_call_and_nothing_runs_twice(
+    app: mini.LocalApparatus, tmp_path: Path, chunk: int
+) -> None:
+    log = tmp_path / "log"
+
+    def work(i: int) -> int:
+        log_execution(log, i)
+        if i in (150, 151, 380):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return i
+
+    results = list(app.w(chunk=chunk).map(work, range(500), return_exceptions=True))
+    lost = [i for i, r in enumerate(results) if isinstance(r, mini.WorkerLost)]
+    assert lost == [150, 151, 380]
+    assert [r for r in results if not isinstance(r, mini.WorkerLost)] == [
+        i for i in range(500) if i not in lost
+    ]
+    assert executions(log) == Counter(range(500))
+
+
+def test_results_of_every_kind_survive_the_death_of_their_worker(app: mini.LocalApparatus) -> None:
+    kinds = [
+        7,
+        2**70,
+        1.5,
+        True,
+        None,
+        "text",
+        b"bytes",
+        (1, [2]),
+        {"a": 3},
+        "x" * 3_000_000,
+        np.arange(20_000),
+    ]
+
+    def work(i: int) -> object:
+        if i % 40 == 39:
+            os._exit(3)
+        if i % 40 == 38:
+            raise KeyError(i)
+        return kinds[i % 40 % len(kinds)]
+
+    results = list(app.map(work, range(400), return_exceptions=True))
+    for i, result in enumerate(results):
+        if i % 40 == 39:
+            assert isinstance(result, mini.WorkerLost)
+            assert "exited with code 3" in str(result)
+        elif i % 40 == 38:
+            assert isinstance(result, KeyError)
+        else:
+            np.testing.assert_equal(result, kinds[i % 40 % len(kinds)])
+
+
+@pytest.mark.slow
+def test_random_kills_from_outside_lose_only_the_calls_that_ran(
+    app: mini.LocalApparatus, tmp_path: Path
+) -> None:
+    log, pids = tmp_path / "log", tmp_path / "pids"
+    random.seed(1)
+
+    def work(i: int) -> int:
+        log_execution(log, i)
+        log_execution(pids, os.getpid())
+        end = time.perf_counter() + 0.0005
+        while time.perf_counter() < end:
+            pass
+        return i
+
+    kills = 0
+    ok = lost = 0
+    for i, result in enumerate(app.map(work, range(4000), return_exceptions=True)):
+        if isinstance(result, mini.WorkerLost):
+            lost += 1
+        else:
+            assert result == i
+            ok += 1
+        if i % 400 == 200 and executions(pids):
+            pid = random.choice(list(executions(pids)))
+            if alive(pid):
+                os.kill(pid, signal.SIGKILL)
+                kills += 1
+    assert kills
+    assert lost <= kills
+    assert ok + lost == 4000
+    assert max(executions(log).values()) == 1
+
+
+def test_a_straggler_holds_up_nothing_but_itself(app: mini.LocalApparatus, tmp_path: Path) -> None:
+    """Calls before it in its group are handed out, calls after it are given to other workers."""
+    release = tmp_path / "release"
+
+    def work(i: int) -> int:
+        if i == 1500:
+            wait_for(release)
+        return i
+
+    seen = set()
+    for result in app.map(work, range(3000), ordered=False):
+        seen.add(result)
+        if len(seen) == 2999:
+            assert 1500 not in seen
+            release.touch()
+    assert seen == set(range(3000))
+
+
+def test_stolen_calls_run_once(app: mini.LocalApparatus, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+
+    def work(i: int) -> int:
+        log_execution(log, i)
+        if i % 97 == 0:
+            time.sleep(0.05)  # an uneven load, not a wait for anything
+        return i
+
+    assert list(app.map(work, range(1000))) == list(range(1000))
+    assert executions(log) == Counter(range(1000))
+
+
+def test_large_payloads_in_both_directions_at_once(app: mini.LocalApparatus) -> None:
+    def flip(x: np.ndarray) -> np.ndarray:
+        return x[::-1].copy()
+
+    arrays = [np.full(500_000, i, dtype=float) for i in range(30)]
+    arrays[3][0] = -1
+    results = list(app.w(chunk=1, window=30).map(flip, arrays))
+    assert [r[0] for r in results] == list(range(30))
+    assert results[3][-1] == -1
+
+
+def test_an_input_array_may_be_reused_for_the_next_input(app: mini.LocalApparatus) -> None:
+    def inputs() -> Iterator[np.ndarray]:
+        array = np.zeros(200_000)
+        for i in range(20):
+            array[:] = i
+            yield array
+
+    assert list(app.map(lambda x: float(x.sum()), inputs())) == [i * 200_000.0 for i in range(20)]
+
+
+def test_what_an_abandoned_map_computed_never_shows_up_in_the_next(app: mini.LocalApparatus) -> None:
+    for round_ in range(20):
+        for result in app.map(lambda i, r: (r, i), range(10_000), kwargs={"r": round_}):
+            assert result == (round_, 0)
+            break
+    assert list(app.map(lambda i: i, range(100))) == list(range(100))
+
+
+def test_grouping_shares_no_object_between_calls(app: mini.LocalApparatus) -> None:
+    shared = [0]
+
+    def bump(x: list[int]) -> list[int]:
+        x.append(len(x))
+        return x
+
+    assert list(app.map(bump, [shared] * 300)) == [[0, 1]] * 300
+
+
+def test_a_result_is_a_snapshot(app: mini.LocalApparatus) -> None:
+    class Counter_:
+        values: list[int] = []  # noqa: RUF012
+
+    def grow(i: int) -> tuple[int, list[int]]:
+        Counter_.values.append(i)
+        return os.getpid(), Counter_.values
+
+    seen: Counter[int] = Counter()
+    for pid, values in app.map(grow, range(400)):
+        seen[pid] += 1
+        assert len(values) == seen[pid]
+
+
+def test_a_timeout_ends_one_call_of_a_group(app: mini.LocalApparatus, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+
+    def work(i: int) -> int:
+        log_execution(log, i)
+        if i in (300, 700):
+            time.sleep(60)
+        return i
+
+    results = list(app.w(timeout=0.5).map(work, range(1000), return_exceptions=True))
+    late = [i for i, r in enumerate(results) if isinstance(r, mini.JobTimeout)]
+    assert late == [300, 700]
+    assert executions(log) == Counter(range(1000))
+
+
+def test_a_worker_that_closes_its_connections_is_lost(app: mini.LocalApparatus) -> None:
+    def vandal(i: int) -> int:
+        if i == 5:
+            os.closerange(3, 64)
+        return i
+
+    results = list(app.w(chunk=1).map(vandal, range(20), return_exceptions=True))
+    assert [i for i, r in enumerate(results) if isinstance(r, BaseException)] in ([5], [])
+    assert app.run(abs, -1) == 1
+
+
+def test_maps_from_many_threads_share_the_workers(app: mini.LocalApparatus) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    def one(k: int) -> int:
+        return sum(app.map(lambda i, k: i * k, range(2000), kwargs={"k": k}))
+
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(one, range(8))) == [k * 1999000 for k in range(8)]
+    assert len(set(app.w(chunk=1).map(lambda _: os.getpid(), range(50)))) <= 2
+
+
+def test_the_consumer_may_stop_for_a_while(app: mini.LocalApparatus, tmp_path: Path) -> None:
+    """Inputs that can be pulled without running the user's code go on being worked on while nobody asks."""
+    marks = tmp_path / "marks"
+    marks.mkdir()
+
+    def work(i: int) -> int:
+        (marks / str(i)).touch()
+        return i
+
+    results = app.w(chunk=1, window=20).map(work, list(range(100)))
+    wait_for(marks / "19")
+    assert next(results) == 0
+    assert len(list(marks.iterdir())) <= 21
+    results.close()
+
+
+def run_script(code: str, tmp_path: Path) -> subprocess.Popen[str]:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, signal, sys, time\nfrom pathlib import Path\nimport mini\n"
+        f"app = mini.LocalApparatus('s', max_workers=2, data_dir={str(tmp_path)!r}).w(progress=False)\n"
+        + textwrap.dedent(code)
+    )
+    return subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+BUSY = """
+    def busy(path):
+        Path(path).write_text(str(os.getpid()))
+        while True:
+            pass
+
+    paths = [f"{sys.argv[0]}.{k}" for k in range(2)]
+    try:
+        list(app.map(busy, paths))
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+"""
+
+
+def busy_pids(tmp_path: Path) -> list[int]:
+    pids = []
+    for k in range(2):
+        path = tmp_path / f"script.py.{k}"
+        deadline = time.monotonic() + 30
+        while not path.exists() or not path.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        pids.append(int(path.read_text()))
+    return pids
+
+
+def test_killing_the_caller_ends_workers_that_are_busy(tmp_path: Path) -> None:
+    process = run_script(BUSY, tmp_path)
+    pids = busy_pids(tmp_path)
+    process.kill()
+    process.communicate()
+    assert until_dead(pids, 10) == []
+
+
+def test_ctrl_c_ends_everything_at_once(tmp_path: Path) -> None:
+    process = run_script(BUSY, tmp_path)
+    pids = busy_pids(tmp_path)
+    os.kill(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=10)
+    assert out == "interrupted\n"
+    assert until_dead(pids, 0.5) == []
+    assert process.returncode == 0
+
+
+def test_a_forked_child_gets_workers_of_its_own(tmp_path: Path) -> None:
+    process = run_script(
+        """
+        mine = set(app.w(chunk=1).map(lambda i: os.getpid(), range(20)))
+        pid = os.fork()
+        if pid == 0:
+            theirs = set(app.w(chunk=1).map(lambda i: os.getpid(), range(20)))
+            print(mine & theirs, flush=True)
+            app.close()
+            os._exit(0)
+        os.waitpid(pid, 0)
+        print(set(app.w(chunk=1).map(lambda i: os.getpid(), range(20))) <= mine, flush=True)
+        """,
+        tmp_path,
+    )
+    out, _ = process.communicate(timeout=60)
+    assert out == "set()\nTrue\n"
+
+
+def test_the_end_of_the_process_leaves_nothing(tmp_path: Path) -> None:
+    process = run_script(
+        """
+        it = app.map(lambda i: os.getpid(), range(1000))
+        print(next(it))
+        """,
+        tmp_path,
+    )
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert until_dead([int(out)], 2) == []
+
+
+def test_dropping_the_apparatus_ends_its_workers(tmp_path: Path) -> None:
+    app = mini.LocalApparatus("dropped", max_workers=1, data_dir=tmp_path).w(progress=False)
+    pid = app.run(os.getpid)
+    del app
+    assert until_dead([pid], 5) == []
