@@ -127,10 +127,10 @@ def test_script_without_a_project_is_fine_and_says_so(tmp_path: Path) -> None:
     file = script(
         tmp_path,
         "import json, sys\n"
-        "RATES = [0.1, 0.2]\n"
         "class Model:\n"
         "    def fit(self, x): return json.dumps(x)\n"
-        "def fit(x): return Model().fit(RATES)\n"
+        "MODEL = Model()\n"
+        "def fit(x): return MODEL.fit(x)\n"
         "print('noise', sys.argv)\n"
         "if __name__ == '__main__':\n"
         "    raise SystemExit('the last lines of a script must not run')\n",
@@ -143,7 +143,7 @@ def test_script_without_a_project_is_fine_and_says_so(tmp_path: Path) -> None:
     assert report["ships"]["function_bytes"] > 200  # its code, and that of the class
     assert 0 < report["ships"]["input_bytes"] < 200
     assert [(c["path"], c["type"]) for c in report["ships"]["captures"]] == [
-        ("fit.__globals__['RATES']", "list")
+        ("fit.__globals__['MODEL']", "Model")
     ]
     assert report["modules"] == []
 

@@ -199,7 +199,7 @@ def _look_at_project(result: Preflight) -> None:
         result.lock = "ok"
     except RequirementsError as exc:
         message, _, details = str(exc).partition("\n")
-        result.problems.append(Problem("lock", str(result.workspace or result.root), message, details))
+        result.problems.append(Problem("lock", "uv.lock", message, details))
         return
     listed = {package.path for package in result.packages}
     for local in result.requirements.local:
@@ -264,7 +264,7 @@ def _get(module: ModuleType, function: str) -> Callable[..., Any]:
     problem = (
         f"there is no {function!r}"
         if found is None
-        else f"{function!r} is a {type_name(found)} and no function"
+        else f"{function!r} is a {_shown(type_name(found))} and no function"
     )
     raise TargetError(f"{problem} in {module.__file__}; it has {', '.join(names) or 'no functions'}")
 
@@ -310,7 +310,9 @@ def _look_at_pickles(result: Preflight, fn: Callable[..., Any], inputs: tuple[An
                 and not callable(value)
                 and (size := _size(value)) is not None
             ):
-                result.captures.append((f"{result.function}.{form}[{name!r}]", type_name(value), size))
+                result.captures.append(
+                    (f"{result.function}.{form}[{name!r}]", _shown(type_name(value)), size)
+                )
     result.captures.sort(key=lambda capture: -capture[2])
     if (result.function_bytes or 0) >= LARGE:
         biggest = result.captures[0][0] if result.captures else result.function
@@ -332,8 +334,15 @@ def _size(obj: object) -> int | None:
     return len(data) + sum(buffer.raw().nbytes for buffer in buffers)
 
 
+def _shown(kind: str) -> str:
+    """The name of a type as the script knows it."""
+    return kind.removeprefix(f"{MODULE_NAME}.")
+
+
 def _unpicklable(one: Unpicklable) -> Problem:
-    return Problem("unpicklable" if one.fatal else "handle", one.path, f"{one.type}: {one.reason}", one.hint)
+    return Problem(
+        "unpicklable" if one.fatal else "handle", one.path, f"{_shown(one.type)}: {one.reason}", one.hint
+    )
 
 
 # --- the modules ----------------------------------------------------------------------------------------------------
@@ -363,10 +372,10 @@ def _look_at_modules(result: Preflight, obj: object) -> None:
         told.add(top)
         result.modules[top] = origin
         if origin == "installed" and result.requirements is None:
-            unpinned.add(top)
+            unpinned.add(top)  # no lock, or one that has been complained of
         elif problem:
             result.problems.append(problem)
-    if unpinned:
+    if unpinned and result.root is None:
         what = ", ".join(sorted(unpinned))
         message = f"nothing pins the versions of {what}: a worker elsewhere may have others, or none"
         result.notes.append(Problem("unpinned", what, message, "a project with a uv.lock pins them"))
