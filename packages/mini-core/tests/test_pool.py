@@ -13,10 +13,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import mini
 import numpy as np
 import pytest
-
-import mini
 
 
 @pytest.fixture
@@ -218,12 +217,12 @@ def test_grouping_shares_no_object_between_calls(app: mini.LocalApparatus) -> No
 
 
 def test_a_result_is_a_snapshot(app: mini.LocalApparatus) -> None:
-    class Counter_:
+    class Kept:
         values: list[int] = []  # noqa: RUF012
 
     def grow(i: int) -> tuple[int, list[int]]:
-        Counter_.values.append(i)
-        return os.getpid(), Counter_.values
+        Kept.values.append(i)
+        return os.getpid(), Kept.values
 
     seen: Counter[int] = Counter()
     for pid, values in app.map(grow, range(400)):

@@ -13,7 +13,6 @@ import marshal
 import os
 import threading
 import time
-import uuid
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +20,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from . import display, wire
+from . import wire
 from .carrier import Broken, Carrier, Event, Group, Lost, Outcomes, Reports, Returned, Task
 from .errors import (
     FailureRecord,
@@ -53,7 +52,7 @@ CANCEL_GRACE = 0.1
 
 _group_ids = itertools.count()
 _flow_ids = itertools.count()
-_id_prefix = uuid.uuid4().hex[:8] + "-"
+_id_prefix = os.urandom(4).hex() + "-"
 
 
 class Source:
@@ -354,10 +353,12 @@ class Engine:
                 self.carrier.forget(flow.task)
             if flow.recorded:
                 self.records.settle(flow)
-            if flow.shown:
-                flow.shown = False
-                display.hide(flow.status)
+            shown, flow.shown = flow.shown, False
             self._changed.notify_all()
+        if shown:  # without the lock, because a slow terminal makes it wait
+            from . import display
+
+            display.hide(flow.status)
         flow.source.close()
 
     def interrupt(self) -> None:
@@ -376,10 +377,9 @@ class Engine:
             if self._closed:
                 return
             self._closed = "the apparatus is closed; make a new one"
+            shown = [flow for flow in self._flows.values() if flow.shown]
             for flow in list(self._flows.values()):
-                if flow.shown:
-                    flow.shown = False
-                    display.hide(flow.status)
+                flow.shown = False
                 if flow.on_change is not None:
                     flow.on_change()
             self._flows.clear()
@@ -396,6 +396,11 @@ class Engine:
             steward = self._steward
         if steward is not None and steward is not threading.current_thread():
             steward.join(5)
+        for flow in shown:
+            from . import display
+
+            flow.status.state = "CANCELLED"
+            display.hide(flow.status)
 
     def later(self, job: Callable[[], None]) -> None:
         """Have `job` run soon, in the thread that drives, without the lock."""
@@ -467,7 +472,7 @@ class Engine:
                 worker = flow.status.workers[label] = WorkerStatus(label)
             worker.index = group.start
             worker.since = time.monotonic()
-            worker.progress = None
+            worker.progress, worker.metrics = None, {}
         if self._by_group:
             self.carrier.steal()
 
@@ -570,9 +575,12 @@ class Engine:
         return timeout
 
     def _show(self, flow: Flow) -> None:
-        if flow.live_logs or display.enabled(flow.progress):
+        from . import display  # only now: most calls never show anything
+
+        bars = display.enabled(flow.progress)
+        if bars or flow.live_logs:
             flow.shown = True
-            display.show(flow.status)
+            display.show(flow.status, bars=bars)
         else:
             flow.progress = False
 
@@ -766,10 +774,12 @@ class Engine:
                 continue
             record = self.records.of(flow, index, attempt)
             worker = self._worker_of(flow, index)
+            if worker is not None and worker.index != index:
+                worker.index, worker.progress, worker.metrics = index, None, {}
             if kind == "progress":
                 record.progress = Progress(*data)
                 if worker is not None:
-                    worker.index, worker.progress = index, record.progress
+                    worker.progress = record.progress
             elif kind == "metrics":
                 record.metrics.update(data)
                 if worker is not None:
@@ -835,7 +845,7 @@ class Engine:
 
 def _after_fork() -> None:
     global _id_prefix
-    _id_prefix = uuid.uuid4().hex[:8] + "-"
+    _id_prefix = os.urandom(4).hex() + "-"
     for engine in list(_engines):
         engine.forked()
 

@@ -6,11 +6,10 @@ name (`ray={...}`) holds that backend's native options; the other backends ignor
 
 from __future__ import annotations
 
-import difflib
 import logging
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -72,8 +71,10 @@ class Options:
     logs: bool | None = None
     native: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
-    def merged(self, changes: Mapping[str, object], backends: Collection[str]) -> Options:
+    def merged(self, changes: Mapping[str, object], backends: Callable[[], Collection[str]]) -> Options:
         """Return these options with `changes` over them; later ones win, `env` and native dicts are merged by key.
+
+        `backends` gives the names that native dicts may have; it is asked only if there are some.
 
         Raises:
             OptionError: an unknown option (the nearest one is named) or a value out of range.
@@ -84,12 +85,14 @@ class Options:
             check = _CHECKS.get(key)
             if check is not None:
                 plain[key] = None if value is None else check(key, value)
-            elif key in backends:
+            elif key in backends():
                 if not isinstance(value, Mapping):
                     raise OptionError(f"{key}= takes a dict of {key}'s own options, not {value!r}")
                 native[key] = {**native.get(key, {}), **value}
             else:
-                known = [*_CHECKS, *backends]
+                known = [*_CHECKS, *backends()]
+                import difflib
+
                 near = difflib.get_close_matches(key, known, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(known))}"
                 raise OptionError(f"unknown option {key!r}; {hint}")

@@ -83,7 +83,7 @@ class Outbox:
 
     def finish(self, group: RunningGroup) -> None:
         """The group has run its last call: send everything that it printed and emitted."""
-        for stream in list(_streams):
+        for stream in _streams:
             stream.end_line(group, self)
         self.flush()
 

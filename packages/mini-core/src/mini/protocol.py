@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import difflib
 import inspect
 import threading
 import time
@@ -20,10 +18,9 @@ from collections.abc import (
     Iterable,
     Mapping,
 )
-from concurrent.futures import Executor
 from functools import partial
 from types import FunctionType, TracebackType
-from typing import Any, ClassVar, Literal, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, Self, TypeVar, overload
 
 from . import engine as _engine
 from . import wire
@@ -34,9 +31,14 @@ from .errors import OptionError, Unsupported
 from .options import Options, check_name
 from .registry import backend_names
 from .status import CallRecord, FlowStatus, LogLine
-from .volume import Volume
 from .wire import Failure
 from .worker import ProgramHead
+
+if TYPE_CHECKING:
+    import asyncio
+    from concurrent.futures import Executor
+
+    from .volume import Volume
 
 __all__ = ["Apparatus"]
 
@@ -318,7 +320,7 @@ class Apparatus(ABC):
             OptionError: an option that nobody knows, or a value out of range.
         """
         derived = self._derive()
-        derived._options = self._options.merged(options, backend_names())
+        derived._options = self._options.merged(options, backend_names)
         derived._options.mention_ignored(self.backend, self.ignored_options)
         return derived
 
@@ -342,6 +344,8 @@ class Apparatus(ABC):
         try:
             return Capability(capability) in self.capabilities
         except ValueError:
+            import difflib
+
             near = difflib.get_close_matches(str(capability), list(Capability), n=1)
             hint = f"did you mean {str(near[0])!r}?" if near else f"there are: {', '.join(Capability)}"
             raise OptionError(f"there is no capability {capability!r}; {hint}") from None
@@ -608,6 +612,8 @@ async def _async_results(engine: Engine, flow: Flow) -> AsyncGenerator[Any, None
 
 def _notify(flow: Flow) -> asyncio.Event:
     """An event that is set whenever something has changed for `flow`."""
+    import asyncio  # not needed, and not quick to import, by those who do not use it
+
     loop = asyncio.get_running_loop()
     changed = asyncio.Event()
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import BackendNotFound
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from .protocol import Apparatus
 
 __all__ = ["apparatus", "backend_names", "default_backend"]
@@ -24,6 +24,8 @@ KNOWN = {"local": "mini-core", "modal": "mini-modal", "ray": "mini-ray"}
 
 @cache
 def _entry_points() -> dict[str, EntryPoint]:
+    from importlib.metadata import entry_points  # slow to import
+
     return {point.name: point for point in entry_points(group=GROUP)}
 
 
@@ -41,6 +43,8 @@ def default_backend() -> str:
 
     root = find_project_root()
     if root is not None:
+        import tomllib
+
         with (root / "pyproject.toml").open("rb") as file:
             app = tomllib.load(file).get("tool", {}).get("mini", {}).get("app")
         if app is not None:

@@ -12,12 +12,12 @@ Large buffers (numpy arrays and the like) travel beside the pickle (protocol 5, 
 
 from __future__ import annotations
 
-import asyncio
 import io
 import linecache
 import marshal
 import pickle
 import reprlib
+import sys
 import traceback as tb_module
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -461,15 +461,10 @@ class Failure:
 
 def _is_control_flow(exc: BaseException) -> bool:
     """Exceptions that the caller's own generators, loops and event loop would take for themselves (ERR-07, ERR-10)."""
-    control = (
-        StopIteration,
-        StopAsyncIteration,
-        GeneratorExit,
-        KeyboardInterrupt,
-        SystemExit,
-        asyncio.CancelledError,
-    )
-    return isinstance(exc, control)
+    control = (StopIteration, StopAsyncIteration, GeneratorExit, KeyboardInterrupt, SystemExit)
+    # Without asyncio imported, nobody can have raised its CancelledError.
+    cancelled = getattr(sys.modules.get("asyncio"), "CancelledError", ())
+    return isinstance(exc, (*control, cancelled) if cancelled else control)
 
 
 def unpack_part(frames: Frames) -> tuple[list[Any], bool]:

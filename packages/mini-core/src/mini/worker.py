@@ -5,7 +5,6 @@ A worker runs one group of calls at a time and keeps a journal of it; see `mini.
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import inspect
 import marshal
@@ -110,6 +109,8 @@ def _await_call(call: Callable[..., Any], *args: Any) -> Any:
 
 def run_coroutine(coroutine: Any) -> Any:
     """Run a coroutine to its end, in a thread of its own if this one has an event loop that runs."""
+
+    import asyncio
 
     async def await_it() -> Any:
         return await coroutine
@@ -220,7 +221,7 @@ class Worker:
                     self._run_calls(program, head, payload, group)
         finally:
             enter_group(before, process_wide=self.process_wide)
-            words[AT] = IDLE
+        words[AT] = IDLE  # not if something got out: then a call was running
 
     def _run_calls(self, program: Program, head: GroupHead, payload: Frames, group: RunningGroup) -> None:
         call = program.call
@@ -314,6 +315,8 @@ def _iterate(items: Any) -> Generator[Any, None, None]:
 
 
 def _iterate_async(items: Any) -> Iterator[Any]:
+    import asyncio
+
     with asyncio.Runner() as runner:
         iterator = aiter(items)
         try:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from ..capability import Capability
 from ..carrier import Carrier
 from ..errors import OptionError
 from ..options import Options
 from ..protocol import Apparatus
-from ..volume import DirectoryVolume, Volume
+
+if TYPE_CHECKING:
+    from ..volume import Volume
 
 __all__ = ["LocalApparatus"]
 
@@ -59,7 +61,7 @@ class LocalApparatus(Apparatus):
         if workers not in get_args(Workers):
             raise OptionError(f"workers takes 'process', 'thread' or 'inline', not {workers!r}")
         if max_workers is not None:
-            self._options = self._options.merged({"max_workers": max_workers}, ())
+            self._options = self._options.merged({"max_workers": max_workers}, tuple)
         if data_dir is not None and not isinstance(data_dir, str | os.PathLike):
             raise OptionError(f"data_dir takes a path, not {data_dir!r}")
         self.workers = workers
@@ -93,6 +95,8 @@ class LocalApparatus(Apparatus):
         return self._volume_dir
 
     def _open_volume(self) -> Volume:
+        from ..volume import DirectoryVolume
+
         return DirectoryVolume(Path(self.worker_data_dir))
 
     def _carrier_key(self, options: Options) -> Hashable:

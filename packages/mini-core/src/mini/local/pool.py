@@ -433,7 +433,9 @@ class ProcessPool(Carrier):
 
     def steal(self) -> None:
         workers = self._workers
-        if len(workers) == self.width and all(w.groups for w in workers) or any(w.stealing for w in workers):
+        if (len(workers) == self.width and all(w.groups for w in workers)) or any(
+            w.stealing for w in workers
+        ):
             return
         now = time.monotonic()
         busiest = None
