@@ -14,9 +14,13 @@ with mini.LocalApparatus("squares") as app:
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+
+# Type checkers take any variable of this name for true; importing `typing` for it would take longer than all the rest.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from .capability import Capability as Capability
     from .context import JobInfo as JobInfo
     from .context import current_job as current_job
