@@ -341,7 +341,7 @@ def test_report_for_people(locked: Path) -> None:
     assert done.stderr == ""
     lines = [line.rstrip() for line in done.stdout.splitlines()]
     assert lines[0] == "train.py:fine"
-    assert any(re.match(r"function +\d+ B +fine, by value", line) for line in lines)
+    assert any(re.match(r"function +\d+ B +by value: ", line) for line in lines)
     assert any(re.match(r"  with +\d+ B +fine.__globals__\['RATES'\] \(dict\)", line) for line in lines)
     assert any(re.match(rf"package +\d+ B +app: 1 file in {locked}/src/app", line) for line in lines)
     assert any(re.match(r"requirements +1 +click==99", line) for line in lines)

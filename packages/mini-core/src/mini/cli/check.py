@@ -71,43 +71,33 @@ def _parse_target(target: str) -> tuple[Path, str]:
 
 
 _TRAVELS = {
-    "script": "by value, as it is defined in a script",
-    "module": "by name, as it is in a package that travels",
+    "script": "by value: it is defined in a script",
+    "module": "by name: it is in a package that travels",
 }
 
 
 def _show(result: Preflight) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
 
+    # Lines are not broken, so that paths can be copied and whoever reads this by program gets whole lines.
     console = Console(highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = 10_000  # whoever reads this line by line wants whole lines
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True, justify="right")
-    table.add_column(overflow="fold")
+
+    def row(label: str, size: str, text: str = "") -> None:
+        console.print(Text(f"{label:<13}{size:>9}  {text}".rstrip()))
+
+    console.print(Text(f"{result.file.name}:{result.function}"), style="bold")
     if result.function_bytes is not None:
-        table.add_row(
-            "function",
-            _bytes(result.function_bytes),
-            _plain(f"{result.function}, {_TRAVELS[result.loaded_as]}"),
-        )
+        row("function", _bytes(result.function_bytes), _TRAVELS[result.loaded_as])
     for path, kind, size in result.captures[:10]:
-        table.add_row("  with", _bytes(size), _plain(f"{path} ({kind})"))
+        row("  with", _bytes(size), f"{path} ({kind})")
     if result.input_bytes is not None:
-        table.add_row("first input", _bytes(result.input_bytes), "")
+        row("first input", _bytes(result.input_bytes))
     for package, files, size in result.package_sizes():
-        table.add_row(
-            "package",
-            _bytes(size),
-            _plain(f"{package.name}: {files} file{'s' * (files != 1)} in {package.path}"),
-        )
+        row("package", _bytes(size), f"{package.name}: {files} file{'s' * (files != 1)} in {package.path}")
     if result.requirements is not None:
         pinned = result.requirements.requirements
-        table.add_row("requirements", str(len(pinned)), _plain(", ".join(pinned)))
-    console.print(_plain(f"{result.file.name}:{result.function}"), style="bold")
-    console.print(table)
+        row("requirements", str(len(pinned)), ", ".join(pinned))
     for note in result.notes:
         _show_problem(console, "note", note, "yellow")
     for problem in result.problems:
@@ -125,13 +115,6 @@ def _show_problem(console: Console, label: str, problem: Problem, style: str) ->
     console.print(Text.assemble((f"{label} ", style), (f"{problem.subject}: ", "bold"), problem.message))
     for line in problem.hint.splitlines():
         console.print(Text(f"      {line}"))
-
-
-def _plain(text: str) -> Any:
-    """Text in which brackets are brackets."""
-    from rich.text import Text
-
-    return Text(text)
 
 
 def _bytes(count: int) -> str:
