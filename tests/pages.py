@@ -23,19 +23,20 @@ _MARK = re.compile(r"<!-- *(?P<mark>file|output|not run|exit)\b *(?:: *(?P<value
 
 # Runs one block after the other in the namespace of __main__, as a notebook would, and answers each with its outcome.
 _SESSION = """
-import json, os, sys, traceback
-answers = os.fdopen(int(sys.argv.pop(1)), "w")
-requests, sys.stdin = sys.stdin, open(os.devnull)
-sys.path.insert(0, "")
-for request in requests:
-    name, line, code = json.loads(request)
-    error = None
-    try:
-        exec(compile("\\n" * (line - 1) + code, name, "exec"), globals())
-    except BaseException:
-        error = traceback.format_exc()
-    sys.stdout.flush()
-    print(json.dumps(error), file=answers, flush=True)
+def _serve():
+    import json, os, sys, traceback
+    answers = os.fdopen(int(sys.argv.pop(1)), "w")
+    requests, sys.stdin = sys.stdin, open(os.devnull)
+    for request in requests:
+        name, line, code = json.loads(request)
+        error = None
+        try:
+            exec(compile("\\n" * (line - 1) + code, name, "exec"), globals())
+        except BaseException:
+            error = traceback.format_exc()
+        sys.stdout.flush()
+        print(json.dumps(error), file=answers, flush=True)
+_serve()
 """
 
 
