@@ -6,6 +6,7 @@ MiniError
 ├ BackendNotFound(LookupError)       no such backend; says which package to install
 ├ Unsupported(NotImplementedError)   the backend declines this; `supports()` says so beforehand
 ├ RequirementsError(RuntimeError)    the project's lock or environment cannot be described
+├ JobStateError(RuntimeError)        a job's state does not allow this
 ├ VolumePathError(ValueError)        a path is not one inside of the volume
 ├ BackendUnavailable(ConnectionError)
 │ └ AuthError
@@ -33,6 +34,7 @@ __all__ = [
     "FailureKind",
     "FailureRecord",
     "JobCancelled",
+    "JobStateError",
     "JobTimeout",
     "MiniError",
     "OptionError",
@@ -66,6 +68,10 @@ class Unsupported(MiniError, NotImplementedError):
 
 class RequirementsError(MiniError, RuntimeError):
     """The project's requirements cannot be read; the message names the command that mends it."""
+
+
+class JobStateError(MiniError, RuntimeError):
+    """The state that a detached job is in does not allow this. Nothing was changed."""
 
 
 class VolumePathError(MiniError, ValueError):

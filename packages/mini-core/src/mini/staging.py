@@ -12,15 +12,15 @@ import fcntl
 import os
 import shutil
 import stat
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from contextvars import ContextVar
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
+
+from .twins import check_stopped
 
 __all__ = [
     "RESERVED",
@@ -81,23 +81,6 @@ class Found:
 
 Place = Callable[[PurePosixPath, bool], AbstractContextManager[Found]]
 """Finds a place below a target; with True it makes the directories on the way."""
-
-
-# --- stopping -------------------------------------------------------------------------------------------------------
-
-
-class Stopped(Exception):
-    """The caller of an asynchronous operation was cancelled. Nothing was put in place."""
-
-
-stop_request: ContextVar[threading.Event | None] = ContextVar("mini_volume_stop", default=None)
-
-
-def check_stopped() -> None:
-    """Raise Stopped if this operation is no longer wanted. Called between pieces of a copy, never while publishing."""
-    request = stop_request.get()
-    if request is not None and request.is_set():
-        raise Stopped
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------

@@ -15,20 +15,18 @@ import re
 import shutil
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, ParamSpec, TypeVar
+from typing import Any, BinaryIO
 
 from . import staging
 from .errors import OptionError, VolumePathError
 from .staging import HERE, OPEN_DIRECTORY, Found, Source, telling
+from .twins import check_stopped, in_thread
 
 __all__ = ["DirectoryVolume", "Source", "Volume", "VolumeEntry", "clean_path"]
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 
@@ -246,33 +244,33 @@ class Volume(ABC):
 
     async def aread_bytes(self, remote: str | os.PathLike[str]) -> bytes:
         """`read_bytes` without blocking the event loop."""
-        return await _in_thread(self.read_bytes, remote)
+        return await in_thread(self.read_bytes, remote)
 
     async def awrite_bytes(
         self, remote: str | os.PathLike[str], data: bytes | bytearray | memoryview
     ) -> None:
         """`write_bytes` without blocking the event loop."""
-        await _in_thread(self.write_bytes, remote, data)
+        await in_thread(self.write_bytes, remote, data)
 
     async def aupload(self, local: str | os.PathLike[str], remote: str | os.PathLike[str]) -> None:
         """`upload` without blocking the event loop."""
-        await _in_thread(self.upload, local, remote)
+        await in_thread(self.upload, local, remote)
 
     async def adownload(self, remote: str | os.PathLike[str], local: str | os.PathLike[str]) -> None:
         """`download` without blocking the event loop."""
-        await _in_thread(self.download, remote, local)
+        await in_thread(self.download, remote, local)
 
     async def alist(self, remote: str | os.PathLike[str] = "", recursive: bool = False) -> Entries:
         """`list` without blocking the event loop."""
-        return await _in_thread(self.list, remote, recursive)
+        return await in_thread(self.list, remote, recursive)
 
     async def aexists(self, remote: str | os.PathLike[str]) -> bool:
         """`exists` without blocking the event loop."""
-        return await _in_thread(self.exists, remote)
+        return await in_thread(self.exists, remote)
 
     async def aremove(self, remote: str | os.PathLike[str]) -> None:
         """`remove` without blocking the event loop."""
-        await _in_thread(self.remove, remote)
+        await in_thread(self.remove, remote)
 
     # --- shared by both ---
 
@@ -309,7 +307,7 @@ class Volume(ABC):
             if path.is_absolute() or ".." in path.parts or not path.is_relative_to(top):
                 raise VolumePathError(f"{self!r} lists {entry.path!r}, which is not inside of {str(top)!r}")
             relative = path.relative_to(top)
-            staging.check_stopped()
+            check_stopped()
             if entry.is_dir:
                 stage.add_directory(relative)
                 continue
@@ -337,28 +335,6 @@ def _check_local(target: Path, top: VolumeEntry) -> None:
         raise OSError(error, os.strerror(error) + hint)
     if target.exists() and not (target.is_dir() or target.is_file()):
         raise OSError(errno.EINVAL, "Neither a regular file nor a directory")
-
-
-async def _in_thread(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run `fn` in a thread; when cancelled, ask it to stop, and wait until it has."""
-    import asyncio
-    import contextvars
-    import threading
-
-    request = threading.Event()
-    context = contextvars.copy_context()
-    context.run(staging.stop_request.set, request)
-    # Not asyncio.to_thread: what that returns is forgotten when cancelled, while its thread works on.
-    work = asyncio.get_running_loop().run_in_executor(None, lambda: context.run(fn, *args, **kwargs))
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        request.set()
-        while not work.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait([work])
-        work.exception()  # its outcome is nobody's any more
-        raise
 
 
 class DirectoryVolume(Volume):
@@ -394,7 +370,7 @@ class DirectoryVolume(Volume):
         around = frozenset(filter(None, (self._identity(parent) for parent in path.parents)))
         todo = [(path, around)]
         while todo:
-            staging.check_stopped()
+            check_stopped()
             directory, around = todo.pop()
             identity = self._identity(directory)
             if identity is None:
@@ -440,7 +416,7 @@ class DirectoryVolume(Volume):
         try:
             with staging.staging(root) as stage:
                 for source in sources:
-                    staging.check_stopped()
+                    check_stopped()
                     stage.add(source)
                 stage.publish(lambda relative, create: self._at(path / relative, create=create))
         finally:

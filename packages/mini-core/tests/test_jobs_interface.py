@@ -1,0 +1,718 @@
+"""Detached jobs as all backends share them: records, facts and what follows from them, over a real store.
+
+The store here is the smallest that keeps the interface's promises, one table per kind of thing in SQLite; it is
+shared by processes. Hosts are not started: these tests are the workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import math
+import multiprocessing
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from mini import wire
+from mini.errors import (
+    FailureRecord,
+    JobCancelled,
+    JobStateError,
+    JobTimeout,
+    MiniError,
+    RemoteError,
+    WorkerLost,
+    failure_record,
+)
+from mini.jobrecord import (
+    Attempt,
+    Claimed,
+    Created,
+    Ended,
+    Fact,
+    JobRecord,
+    JobState,
+    Key,
+    Origin,
+    Outcome,
+    Report,
+    Worker,
+    fold,
+)
+from mini.jobs import JobBoard, JobGroup, JobHost, JobStore, Select
+from mini.status import LogLine, Progress
+
+ORIGIN = Origin(1.0, "me@here", "ab", "cd", "ef", False, "3.11.7", {"numpy": "2.0"})
+ME = Worker("here", 1)
+
+
+class SqliteStore(JobStore):
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with closing(self.connect()) as db:
+            db.executescript(
+                """
+                PRAGMA journal_mode = wal;
+                CREATE TABLE IF NOT EXISTS job (id PRIMARY KEY, grp, idx, record, input);
+                CREATE TABLE IF NOT EXISTS program (grp PRIMARY KEY, program);
+                CREATE TABLE IF NOT EXISTS fact (id, attempt, kind, fact, PRIMARY KEY (id, attempt, kind));
+                CREATE TABLE IF NOT EXISTS report (id, attempt, report, PRIMARY KEY (id, attempt));
+                CREATE TABLE IF NOT EXISTS outcome (id, attempt, data);
+                CREATE TABLE IF NOT EXISTS log (id, attempt, line);
+                """
+            )
+
+    def connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.path, timeout=60, isolation_level=None)
+
+    def create(self, records: Sequence[JobRecord], program: bytes, inputs: Sequence[bytes]) -> None:
+        with closing(self.connect()) as db:
+            db.execute("BEGIN IMMEDIATE")
+            db.execute("INSERT INTO program VALUES (?, ?)", (records[0].group, program))
+            rows = [
+                (r.id, r.group, r.index, r.to_json(), data) for r, data in zip(records, inputs, strict=True)
+            ]
+            db.executemany("INSERT INTO job VALUES (?, ?, ?, ?, ?)", rows)
+            db.execute("COMMIT")
+
+    def put_once(self, facts: Sequence[tuple[Key, Fact]]) -> list[bool]:
+        import pickle
+
+        with closing(self.connect()) as db:
+            db.execute("BEGIN IMMEDIATE")
+            insert = "INSERT OR IGNORE INTO fact VALUES (?, ?, ?, ?)"
+            added = [
+                db.execute(insert, (*k, type(f).__name__, pickle.dumps(f))).rowcount == 1 for k, f in facts
+            ]
+            db.execute("COMMIT")
+            return added
+
+    def put_report(self, key: Key, report: Report) -> None:
+        import pickle
+
+        with closing(self.connect()) as db:
+            db.execute("INSERT OR REPLACE INTO report VALUES (?, ?, ?)", (*key, pickle.dumps(report)))
+
+    def read(self, select: Select) -> Iterable[JobRecord]:
+        import pickle
+
+        with closing(self.connect()) as db:
+            db.execute("BEGIN")
+            jobs = db.execute("SELECT id, record FROM job ORDER BY grp, idx").fetchall()
+            facts = db.execute("SELECT id, attempt, fact FROM fact").fetchall()
+            reports = {(i, n): pickle.loads(r) for i, n, r in db.execute("SELECT * FROM report")}
+        by_job: dict[str, dict[int, list[Fact]]] = {}
+        for id, number, fact in facts:
+            by_job.setdefault(id, {}).setdefault(number, []).append(pickle.loads(fact))
+        for id, text in jobs:
+            record = JobRecord.from_json(text)
+            first = record.attempts[0].created
+            found = by_job.get(id, {})
+            found.setdefault(1, []).append(first)
+            attempts = tuple(fold(n, found[n], reports.get((id, n))) for n in sorted(found))
+            record = JobRecord(
+                id, record.group, record.index, record.input, record.function, record.origin, attempts
+            )
+            if select.takes(record):
+                yield record
+
+    def call(self, id: str) -> tuple[bytes, bytes]:
+        with closing(self.connect()) as db:
+            query = "SELECT program, input FROM job JOIN program USING (grp) WHERE id = ?"
+            program, data = db.execute(query, (id,)).fetchone()
+        return program, data
+
+    def put_outcome(self, key: Key, frames: wire.Frames) -> Outcome:
+        data = wire.join_frames(frames)
+        with closing(self.connect()) as db:
+            db.execute("INSERT INTO outcome VALUES (?, ?, ?)", (*key, data))
+        return Outcome(len(data), hashlib.sha256(data).hexdigest())
+
+    def outcome(self, key: Key) -> wire.Frames:
+        with closing(self.connect()) as db:
+            (data,) = db.execute("SELECT data FROM outcome WHERE id = ? AND attempt = ?", key).fetchone()
+        return wire.split_frames(data)
+
+    def add_log(self, key: Key, lines: Sequence[LogLine]) -> None:
+        import pickle
+
+        with closing(self.connect()) as db:
+            db.executemany("INSERT INTO log VALUES (?, ?, ?)", [(*key, pickle.dumps(line)) for line in lines])
+
+    def log(self, key: Key, start: int = 0) -> list[LogLine]:
+        import pickle
+
+        with closing(self.connect()) as db:
+            rows = db.execute(
+                "SELECT line FROM log WHERE id = ? AND attempt = ? ORDER BY rowid", key
+            ).fetchall()
+        return [pickle.loads(line) for (line,) in rows[start:]]
+
+    def remove(self, group: str) -> None:
+        with closing(self.connect()) as db:
+            db.execute("BEGIN IMMEDIATE")
+            for table in ("fact", "report", "outcome", "log"):
+                db.execute(f"DELETE FROM {table} WHERE id IN (SELECT id FROM job WHERE grp = ?)", (group,))
+            db.execute("DELETE FROM job WHERE grp = ?", (group,))
+            db.execute("DELETE FROM program WHERE grp = ?", (group,))
+            db.execute("COMMIT")
+
+
+class Nobody(JobHost):
+    """A host that starts nothing by itself and loses what it is told to have lost; it notes what it was asked."""
+
+    def __init__(self) -> None:
+        self.started: list[Key] = []
+        self.stopped: list[Key] = []
+        self.gone: set[str] = set()
+
+    def start(self, records: Sequence[JobRecord]) -> None:
+        self.started += [record.key for record in records]
+
+    def stop(self, records: Sequence[JobRecord]) -> None:
+        self.stopped += [record.key for record in records]
+
+    def lost(self, records: Sequence[JobRecord]) -> set[str]:
+        return self.gone & {record.id for record in records}
+
+
+def new_records(group: str, count: int) -> list[JobRecord]:
+    attempts = (Attempt(1, Created(1.0)),)
+    return [JobRecord(f"{group}-{i}", group, i, repr(i), "f", ORIGIN, attempts) for i in range(count)]
+
+
+def part(value: object) -> wire.Frames:
+    """An outcome as a worker packs it."""
+    import marshal
+
+    data, buffers = wire.dumps(value, returning=True)
+    failed = [0] if isinstance(value, wire.Failure) else []
+    return [marshal.dumps(("one", 0, 1, failed)), data, *wire.raw(buffers, copy=True)]
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> JobBoard:
+    board = JobBoard(SqliteStore(tmp_path / "jobs.db"), Nobody())
+    board.store.create(new_records("g", 5), b"program", [b"%d" % i for i in range(5)])
+    return board
+
+
+@pytest.fixture
+def group(board: JobBoard) -> JobGroup:
+    return JobGroup(board, "g", 5)
+
+
+# --- records --------------------------------------------------------------------------------------------------------
+
+text = st.text(max_size=5)
+number = st.floats() | st.integers()
+seconds = st.floats(allow_nan=False, min_value=0, max_value=1e10)
+metric = st.recursive(
+    st.none() | st.booleans() | number | text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+    max_leaves=5,
+)
+failures = st.builds(FailureRecord, st.integers(0), st.integers(1), st.just("user"), text, text, text)
+ends = st.builds(
+    Ended,
+    seconds,
+    st.sampled_from([s for s in JobState if s.is_final]),
+    st.none() | st.builds(Outcome, st.integers(0), text),
+    st.none() | failures,
+)
+reports = st.builds(
+    Report,
+    st.none() | st.builds(Progress, number, st.none() | number, text),
+    st.dictionaries(text, metric, max_size=3),
+)
+attempts = st.builds(
+    Attempt,
+    st.integers(1),
+    st.builds(Created, seconds),
+    st.none() | st.builds(Claimed, seconds, st.builds(Worker, text, st.integers(0), text)),
+    st.none() | ends,
+    reports,
+)
+origins = st.builds(
+    Origin,
+    seconds,
+    text,
+    st.none() | text,
+    st.none() | text,
+    st.none() | text,
+    st.none() | st.booleans(),
+    text,
+    st.dictionaries(text, text, max_size=3),
+)
+records = st.builds(
+    JobRecord,
+    text,
+    text,
+    st.integers(0),
+    text,
+    text,
+    origins,
+    st.lists(attempts, min_size=1, max_size=3).map(tuple),
+)
+
+
+@given(records)
+def test_a_record_survives_json(record: JobRecord) -> None:
+    text = record.to_json()
+    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    again = JobRecord.from_json(text)
+    assert repr(again) == repr(record)  # the repr, because NaN is not itself
+    assert again.to_json() == text
+
+
+def test_metrics_are_data(board: JobBoard) -> None:
+    report = Report(
+        metrics={"a": np.float32(0.5), "b": np.int64(3), "c": (1, np.bool_(True)), "d": object, "e": math.inf}
+    )
+    assert report.metrics == {"a": 0.5, "b": 3, "c": [1, True], "d": repr(object), "e": math.inf}
+    board.store.put_report(("g-0", 1), report)
+    job = board.job("g-0")
+    assert job.metrics == report.metrics
+    assert JobRecord.from_json(job.record.to_json()) == job.record
+
+
+def test_records_of_other_versions() -> None:
+    (record,) = new_records("g", 1)
+    data = json.loads(record.to_json())
+    data["new"] = data["attempts"][0]["new"] = data["origin"]["new"] = 1
+    assert JobRecord.from_json(json.dumps(data)) == record
+    data["schema"] = 99
+    with pytest.raises(MiniError, match=r"schema 99, and this mini reads 1: upgrade"):
+        JobRecord.from_json(json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", "nonsense", '{"schema": 1}', '{"schema": 1, "attempts": []}', b"\xff"]
+)
+def test_what_is_not_a_record_says_so(text: str | bytes) -> None:
+    with pytest.raises(MiniError, match="not a job's record"):
+        JobRecord.from_json(text)
+
+
+def test_reading_records_loads_no_user_code_and_no_pickler() -> None:
+    code = (
+        "import sys, mini.jobs, mini.jobrecord; "
+        "print([m for m in ('cloudpickle', 'numpy', 'asyncio', 'mini.wire', 'mini.engine') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# --- states ---------------------------------------------------------------------------------------------------------
+
+
+def test_states_go_forward_only() -> None:
+    def after(state: JobState) -> set[JobState]:
+        return set(state.allowed).union(*(after(s) for s in state.allowed))
+
+    for state in JobState:
+        assert state not in after(state)
+        assert state.is_final == (not state.allowed)
+    assert JobState.DONE not in JobState.PENDING.allowed
+    assert {s for s in JobState if s.can_retry} == {JobState.FAILED, JobState.CANCELLED, JobState.LOST}
+
+
+def test_an_attempt_ends_in_a_final_state() -> None:
+    for state in (JobState.PENDING, JobState.RUNNING):
+        with pytest.raises(ValueError, match="does not end"):
+            Ended(1.0, state)
+
+
+@given(st.permutations([Created(1.0), Claimed(2.0, ME), Ended(3.0, JobState.DONE)]), st.integers(0, 3))
+def test_the_order_in_which_facts_are_found_does_not_matter(facts: list[Fact], count: int) -> None:
+    known = facts[:count]
+    if not any(isinstance(fact, Created) for fact in known):
+        known.append(Created(1.0))
+    assert fold(1, known) == fold(1, reversed(known))
+    kinds = {type(fact) for fact in known}
+    expected = JobState.DONE if Ended in kinds else JobState.RUNNING if Claimed in kinds else JobState.PENDING
+    assert fold(1, known).state is expected
+
+
+# --- one job --------------------------------------------------------------------------------------------------------
+
+
+def run(board: JobBoard, id: str, value: object = None, state: JobState = JobState.DONE) -> None:
+    """What a worker does."""
+    record = board.job(id).record
+    assert board.claim(record.key, ME)
+    assert board.end(record.key, state, part(value))
+
+
+def test_a_job_that_is_done_has_its_result(board: JobBoard) -> None:
+    job = board.job("g-3")
+    assert (job.state, job.attempt, job.progress, job.metrics) == (JobState.PENDING, 1, None, {})
+    assert board.store.call("g-3") == (b"program", b"3")
+    assert board.claim(("g-3", 1), ME)
+    assert job.state is JobState.RUNNING
+    board.store.put_report(("g-3", 1), Report(Progress(1, 2, "half"), {"loss": 0.5}))
+    assert job.progress == Progress(1, 2, "half")
+    with pytest.raises(TimeoutError, match="job g-3 has not ended within 0 s; it runs on"):
+        job.result(timeout=0)
+    assert board.end(("g-3", 1), JobState.DONE, part(np.arange(3)))
+    assert job.wait()
+    assert job.exception() is None
+    assert job.result().tolist() == [0, 1, 2]
+    outcome = job.record.current.ended
+    assert outcome
+    assert outcome.outcome
+    assert outcome.outcome.size > 0
+    assert len(outcome.outcome.digest) == 64
+
+
+def test_a_job_that_failed_raises_what_it_raised(board: JobBoard) -> None:
+    failure = FailureRecord(0, 1, "user", "KeyError", "'x'", "Traceback …")
+    job = board.job("g-0")
+    board.claim(("g-0", 1), ME)
+    board.end(("g-0", 1), JobState.FAILED, part(wire.Failure.of(KeyError("x"))), failure)
+    with pytest.raises(KeyError) as caught:
+        job.result()
+    assert failure_record(caught.value) == failure
+    assert isinstance(job.exception(), KeyError)
+
+
+@pytest.mark.parametrize(
+    ("state", "kind", "expected"),
+    [
+        (JobState.FAILED, "timeout", JobTimeout),
+        (JobState.FAILED, "out-of-memory", WorkerLost),
+        (JobState.FAILED, "serialization", RemoteError),
+        (JobState.FAILED, None, RemoteError),
+        (JobState.LOST, None, WorkerLost),
+        (JobState.CANCELLED, None, JobCancelled),
+    ],
+)
+def test_an_end_without_an_outcome_is_an_error_of_its_kind(
+    board: JobBoard, state: JobState, kind: Any, expected: type[BaseException]
+) -> None:
+    failure = kind and FailureRecord(0, 1, kind, "T", "told you", "")
+    board.claim(("g-0", 1), ME)
+    board.end(("g-0", 1), state, failure=failure)
+    error = board.job("g-0").exception()
+    assert type(error) is expected
+    assert failure_record(error) == failure
+    assert ("told you" if failure else "g-0") in str(error)
+
+
+def test_only_the_first_claim_counts(board: JobBoard) -> None:
+    assert board.claim(("g-0", 1), Worker("a", 1))
+    assert not board.claim(("g-0", 1), Worker("b", 2))
+    claimed = board.job("g-0").record.current.claimed
+    assert claimed
+    assert claimed.worker == Worker("a", 1)
+
+
+def test_cancelling(board: JobBoard) -> None:
+    host = board.host
+    assert isinstance(host, Nobody)
+    pending, running, done = (board.job(f"g-{i}") for i in range(3))
+    board.claim(("g-1", 1), ME)
+    run(board, "g-2", "kept")
+    for job in (pending, running, done):
+        job.cancel()
+        job.cancel()
+    assert [job.state for job in (pending, running, done)] == ["CANCELLED", "CANCELLED", "DONE"]
+    assert host.stopped == [("g-0", 1), ("g-1", 1)]
+    assert not board.claim(("g-0", 1), ME), "a cancelled job must not be run"
+    assert not board.end(("g-1", 1), JobState.DONE, part("late")), "a result after the end is nobody's"
+    assert pending.state is running.state is JobState.CANCELLED
+    assert done.result() == "kept"
+
+
+def test_a_lost_job_is_fenced(board: JobBoard) -> None:
+    host = board.host
+    assert isinstance(host, Nobody)
+    job = board.job("g-0")
+    board.claim(("g-0", 1), ME)
+    host.gone = {"g-0"}
+    assert job.state is JobState.LOST
+    host.gone = set()
+    assert board.job("g-0").state is JobState.LOST, "what a reader has seen stays"
+    job.retry()
+    assert host.started == [("g-0", 2)]
+    assert board.claim(("g-0", 2), Worker("other", 2))
+
+    # The first worker was only asleep.
+    board.store.put_report(("g-0", 1), Report(metrics={"loss": "stale"}))
+    assert not board.end(("g-0", 1), JobState.DONE, part("stale"))
+    assert not board.claim(("g-0", 1), ME)
+    assert board.job("g-0").state is JobState.RUNNING
+    assert job.metrics == {}
+    assert board.end(("g-0", 2), JobState.DONE, part("fresh"))
+    assert job.result() == "fresh"
+    assert [a.state for a in job.record.attempts] == ["LOST", "DONE"]
+
+
+def test_a_worker_that_ends_while_it_is_found_lost_wins(board: JobBoard) -> None:
+    job = board.job("g-0")
+    board.claim(("g-0", 1), ME)
+
+    class Late(Nobody):
+        def lost(self, records: Sequence[JobRecord]) -> set[str]:
+            if records:
+                board.end(("g-0", 1), JobState.DONE, part("just in time"))
+            return {record.id for record in records}
+
+    watching = JobBoard(board.store, Late())
+    assert watching.job("g-0").state is JobState.DONE
+    assert job.result() == "just in time"
+
+
+def test_retrying_what_did_not_fail_changes_nothing(board: JobBoard, group: JobGroup) -> None:
+    run(board, "g-0")
+    run(board, "g-1", state=JobState.FAILED)
+    for job in (board.job("g-0"), board.job("g-2")):
+        with pytest.raises(JobStateError, match="only jobs that are FAILED, CANCELLED or LOST"):
+            job.retry()
+    with pytest.raises(JobStateError):
+        board.retry(group.records())
+    assert {r.current.number for r in group.records()} == {1}
+
+
+def test_two_that_retry_at_once_make_one_attempt(board: JobBoard) -> None:
+    host = board.host
+    assert isinstance(host, Nobody)
+    run(board, "g-0", state=JobState.FAILED)
+    record = board.job("g-0").record
+    board.retry([record])
+    board.retry([record])
+    assert host.started == [("g-0", 2)]
+    assert board.job("g-0").attempt == 2
+
+
+def test_logs(board: JobBoard) -> None:
+    job = board.job("g-0")
+    lines = [LogLine("g-0", 0, "stdout", str(i)) for i in range(4)]
+    board.store.add_log(("g-0", 1), lines[:2])
+    assert list(job.logs()) == lines[:2]
+    board.claim(("g-0", 1), ME)
+    following = job.logs(follow=True)
+    assert [next(following), next(following)] == lines[:2]
+    board.store.add_log(("g-0", 1), lines[2:])
+    board.end(("g-0", 1), JobState.DONE, part(None))
+    assert list(following) == lines[2:]
+
+
+def test_a_job_that_is_not_there(board: JobBoard) -> None:
+    with pytest.raises(LookupError, match="there is no job 'g-9'"):
+        board.job("g-9")
+    job = board.job("g-0")
+    board.store.remove("g")
+    with pytest.raises(LookupError, match="it was removed"):
+        _ = job.state
+
+
+def test_waiting(board: JobBoard) -> None:
+    job = board.job("g-0")
+    began = time.monotonic()
+    assert not job.wait(timeout=0.1)
+    assert 0.1 <= time.monotonic() - began < 5
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(job.result, 60)
+        run(board, "g-0", 42)
+        assert result.result() == 42
+
+
+def test_the_asynchronous_twins(board: JobBoard) -> None:
+    async def use() -> None:
+        done, failed, other = (board.job(f"g-{i}") for i in range(3))
+        waiting = [asyncio.create_task(c) for c in (done.await_(), done.aresult(), failed.aexception())]
+        run(board, "g-0", 1)
+        run(board, "g-1", wire.Failure.of(KeyError("x")), JobState.FAILED)
+        assert (await waiting[0], await waiting[1], type(await waiting[2])) == (True, 1, KeyError)
+        await failed.aretry()
+        await other.acancel()
+        assert (failed.attempt, other.state) == (2, JobState.CANCELLED)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await failed.aresult()
+        assert failed.state is JobState.PENDING
+
+    threads = threading.active_count()
+    asyncio.run(use())
+    assert threading.active_count() == threads
+
+
+# --- groups ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_group(board: JobBoard, group: JobGroup) -> None:
+    assert len(group) == 5
+    assert [job.id for job in group] == [f"g-{i}" for i in range(5)]
+    assert group[-1].id == "g-4"
+    with pytest.raises(IndexError):
+        group[5]
+    run(board, "g-4", 16)
+    run(board, "g-1", wire.Failure.of(ZeroDivisionError()), JobState.FAILED)
+    assert group.counts() == {JobState.PENDING: 3, JobState.DONE: 1, JobState.FAILED: 1}
+    ended = group.as_completed(timeout=0.05)
+    assert {next(ended).id, next(ended).id} == {"g-1", "g-4"}
+    with pytest.raises(TimeoutError, match="3 of 5 jobs have not ended"):
+        next(ended)
+    for i in (0, 2, 3):
+        run(board, f"g-{i}", i * i)
+    assert {job.id for job in group.as_completed()} == {job.id for job in group}
+    results = list(group.results(return_exceptions=True))
+    assert results[0::2] == [0, 4, 16]
+    assert isinstance(results[1], ZeroDivisionError)
+    given: list[object] = []
+    with pytest.raises(ZeroDivisionError):
+        given += group.results()
+    assert group.retry() == 1
+    assert group[1].state is JobState.PENDING
+    group.cancel()
+    assert group.counts() == {JobState.DONE: 4, JobState.CANCELLED: 1}
+    assert (group.retry(), group.retry(failed=False)) == (0, 1)
+
+
+def test_reading_a_large_group_loads_no_outcome(tmp_path: Path) -> None:
+    class Counting(SqliteStore):
+        calls = 0
+
+        def connect(self) -> sqlite3.Connection:
+            self.calls += 1
+            return super().connect()
+
+        def outcome(self, key: Key) -> wire.Frames:
+            raise AssertionError("nobody asked for a result")
+
+    store = Counting(tmp_path / "jobs.db")
+    store.calls = 0
+    store.create(new_records("g", 10_000), b"program", [b""] * 10_000)
+    board = JobBoard(store, Nobody())
+    group = JobGroup(board, "g", 10_000)
+    group.cancel()
+    assert group.counts() == {JobState.CANCELLED: 10_000}
+    assert group.retry(failed=False) == 10_000
+    assert store.calls <= 10, "a round trip per job"
+
+
+# --- several writers ------------------------------------------------------------------------------------------------
+
+
+def race(path: Path, worker: int, go: Any) -> list[int]:
+    board = JobBoard(SqliteStore(path), Nobody())
+    go.wait()
+    won = []
+    for i in range(40):
+        key = (f"g-{i}", 1)
+        if worker == 0:
+            board.cancel(list(board.store.read(Select([key[0]]))))
+        elif board.claim(key, Worker("here", worker)):
+            board.end(key, JobState.DONE, part(worker))
+            won.append(i)
+    return won
+
+
+def test_processes_that_race_agree(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    store = SqliteStore(path)
+    store.create(new_records("g", 40), b"", [b""] * 40)
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager, context.Pool(4) as pool:
+        go = manager.Barrier(4)
+        claims = pool.starmap(race, [(path, worker, go) for worker in range(4)], chunksize=1)
+    owner = {i: worker for worker, won in enumerate(claims) for i in won}
+    assert sum(map(len, claims)) == len(owner), "a job was claimed twice"
+    for i, job in enumerate(JobGroup(JobBoard(store, Nobody()), "g", 40)):
+        record = job.record
+        assert record.state in (JobState.DONE, JobState.CANCELLED)
+        if record.state is JobState.DONE:
+            assert job.result() == owner[i]
+
+
+class JobMachine(RuleBasedStateMachine):
+    """Two workers that also act on attempts long given up, a reader, cancels, losses and retries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory(prefix="mini-jobs-")
+        self.host = Nobody()
+        self.board = JobBoard(SqliteStore(Path(self.folder.name) / "jobs.db"), self.host)
+        self.board.store.create(new_records("g", 2), b"", [b"", b""])
+        self.holders: dict[Key, int] = {}
+        self.truth: dict[Key, int] = {}
+        self.seen: dict[Key, list[JobState]] = {}
+        self.count = 0
+
+    def teardown(self) -> None:
+        self.folder.cleanup()
+
+    keys = st.tuples(st.sampled_from(["g-0", "g-1"]), st.integers(1, 4))
+
+    def exists(self, key: Key) -> bool:
+        return key[1] <= self.board.job(key[0]).attempt
+
+    @rule(key=keys, worker=st.integers(1, 2))
+    def claim(self, key: Key, worker: int) -> None:
+        if self.exists(key) and self.board.claim(key, Worker("here", worker)):
+            assert key not in self.holders, "two workers hold one attempt"
+            self.holders[key] = worker
+
+    @rule(key=keys, state=st.sampled_from([JobState.DONE, JobState.FAILED]))
+    def end(self, key: Key, state: JobState) -> None:
+        if key in self.holders:  # whether it is still theirs or not: they do not know
+            self.count += 1
+            value = self.count if state is JobState.DONE else wire.Failure.of(ValueError(self.count))
+            if self.board.end(key, state, part(value)):
+                assert key not in self.truth, "an attempt ended twice"
+                self.truth[key] = self.count
+
+    @rule(index=st.integers(0, 1))
+    def cancel(self, index: int) -> None:
+        self.board.job(f"g-{index}").cancel()
+
+    @rule(index=st.integers(0, 1))
+    def lose(self, index: int) -> None:
+        self.host.gone = {f"g-{index}"}
+        assert self.board.job(f"g-{index}").state.is_final
+        self.host.gone = set()
+
+    @rule(index=st.integers(0, 1))
+    def retry(self, index: int) -> None:
+        job = self.board.job(f"g-{index}")
+        if job.state.can_retry and job.attempt < 4:
+            before = job.attempt
+            job.retry()
+            assert (job.attempt, job.state) == (before + 1, JobState.PENDING)
+
+    @invariant()
+    def states_go_forward(self) -> None:
+        for record in self.board.store.read(Select()):
+            for attempt in record.attempts:
+                seen = self.seen.setdefault((record.id, attempt.number), [JobState.PENDING])
+                if attempt.state is not seen[-1]:
+                    assert attempt.state in seen[-1].allowed
+                    seen.append(attempt.state)
+            assert all(attempt.state.can_retry for attempt in record.attempts[:-1])
+            ended = record.current.ended
+            if record.state is JobState.DONE:
+                assert self.board.job(record.id).result() == self.truth[record.key]
+            elif record.state is JobState.FAILED:
+                assert self.board.job(record.id).exception().args == (self.truth[record.key],)  # type: ignore[union-attr]
+            else:
+                assert ended is None or ended.outcome is None
+
+
+TestJobMachine = JobMachine.TestCase
+TestJobMachine.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
