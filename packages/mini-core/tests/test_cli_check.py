@@ -12,7 +12,7 @@ from typing import Any
 
 import mini
 import pytest
-from uv_projects import bare_uv, project, uv, write
+from uv_projects import bare_uv, outside_of_projects, project, uv, write
 
 REPORT_KEYS = {"schema", "ok", "target", "project", "ships", "modules", "problems", "notes"}
 
@@ -21,6 +21,12 @@ REPORT_KEYS = {"schema", "ok", "target", "project", "ships", "modules", "problem
 def _uv_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with bare_uv(tmp_path_factory.mktemp("uv-cache")):
         yield
+
+
+@pytest.fixture
+def nowhere() -> Iterator[Path]:
+    with outside_of_projects() as folder:
+        yield folder
 
 
 def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -123,9 +129,9 @@ def test_function_that_is_not_there_names_those_that_are(tmp_path: Path) -> None
 # --- a plain script -------------------------------------------------------------------------------------------------
 
 
-def test_script_without_a_project_is_fine_and_says_so(tmp_path: Path) -> None:
+def test_script_without_a_project_is_fine_and_says_so(nowhere: Path) -> None:
     file = script(
-        tmp_path,
+        nowhere,
         "import json, sys\n"
         "class Model:\n"
         "    def fit(self, x): return json.dumps(x)\n"
@@ -148,8 +154,8 @@ def test_script_without_a_project_is_fine_and_says_so(tmp_path: Path) -> None:
     assert report["modules"] == []
 
 
-def test_size_is_that_of_what_travels(tmp_path: Path) -> None:
-    file = script(tmp_path, "TABLE = b'x' * 12_000_000\ndef fit(x): return TABLE\ndef other(x): return x\n")
+def test_size_is_that_of_what_travels(nowhere: Path) -> None:
+    file = script(nowhere, "TABLE = b'x' * 12_000_000\ndef fit(x): return TABLE\ndef other(x): return x\n")
     report = check(f"{file}:fit")
     assert 12_000_000 < report["ships"]["function_bytes"] < 12_010_000
     (large,) = [note for note in report["notes"] if note["kind"] == "large"]
@@ -157,9 +163,9 @@ def test_size_is_that_of_what_travels(tmp_path: Path) -> None:
     assert check(f"{file}:other")["ships"]["function_bytes"] < 1000
 
 
-def test_everything_that_cannot_travel_is_named(tmp_path: Path) -> None:
+def test_everything_that_cannot_travel_is_named(nowhere: Path) -> None:
     file = script(
-        tmp_path,
+        nowhere,
         "import socket, threading\n"
         "lock = threading.Lock()\n"
         "connection = socket.socket()\n"
@@ -177,10 +183,10 @@ def test_everything_that_cannot_travel_is_named(tmp_path: Path) -> None:
     assert report["ships"]["function_bytes"] is None
 
 
-def test_modules_beside_a_script_and_missing_ones_are_named(tmp_path: Path) -> None:
-    write(tmp_path, {"helpers.py": "def help(): pass\n"})
+def test_modules_beside_a_script_and_missing_ones_are_named(nowhere: Path) -> None:
+    write(nowhere, {"helpers.py": "def help(): pass\n"})
     file = script(
-        tmp_path,
+        nowhere,
         "import helpers, click\n"
         "from typing import TYPE_CHECKING\n"
         "if TYPE_CHECKING:\n"
@@ -213,15 +219,15 @@ def test_modules_beside_a_script_and_missing_ones_are_named(tmp_path: Path) -> N
         ("import sys\nsys.exit(3)\n", "train.py:2", "SystemExit: 3", "if __name__ == '__main__'"),
     ],
 )
-def test_file_that_cannot_be_imported(tmp_path: Path, text: str, where: str, message: str, hint: str) -> None:
-    (problem,) = check(f"{script(tmp_path, text)}:fit")["problems"]
+def test_file_that_cannot_be_imported(nowhere: Path, text: str, where: str, message: str, hint: str) -> None:
+    (problem,) = check(f"{script(nowhere, text)}:fit")["problems"]
     assert (problem["kind"], problem["subject"]) == ("import", where)
     assert message in problem["message"]
     assert hint in problem["hint"]
 
 
-def test_call_that_the_function_does_not_take(tmp_path: Path) -> None:
-    file = script(tmp_path, "def fit(x, y): return x\ndef items(x): yield x\n")
+def test_call_that_the_function_does_not_take(nowhere: Path) -> None:
+    file = script(nowhere, "def fit(x, y): return x\ndef items(x): yield x\n")
     (problem,) = check(f"{file}:fit", "--input", "[1, 2]")["problems"]
     assert (problem["kind"], problem["subject"]) == ("signature", "fit")
     assert "missing a required argument: 'y'" in problem["message"]
@@ -234,9 +240,9 @@ def test_call_that_the_function_does_not_take(tmp_path: Path) -> None:
     ["Model.fit", "partial", "Callable", "wrapped", "fetch", "made", "builtin"],
     ids=lambda value: value,
 )
-def test_anything_that_can_be_called_is_checked(tmp_path: Path, target: str) -> None:
+def test_anything_that_can_be_called_is_checked(nowhere: Path, target: str) -> None:
     file = script(
-        tmp_path,
+        nowhere,
         "import functools, threading, asyncio\n"
         "lock = threading.Lock()\n"
         "class Model:\n"

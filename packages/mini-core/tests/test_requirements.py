@@ -34,13 +34,19 @@ from mini.requirements import (
     source_files,
     uv_freeze,
 )
-from uv_projects import bare_uv, project, uv, write
+from uv_projects import bare_uv, outside_of_projects, project, uv, write
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _uv_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with bare_uv(tmp_path_factory.mktemp("uv-cache")):
         yield
+
+
+@pytest.fixture
+def nowhere() -> Iterator[Path]:
+    with outside_of_projects() as folder:
+        yield folder
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
@@ -167,7 +173,10 @@ def test_project_root_is_the_nearest_with_a_project_table(
     assert find_project_root(inner / "src/inner") == inner
     monkeypatch.chdir(inner / "src")
     assert find_project_root() == inner
-    assert find_project_root(tmp_path) is None
+
+
+def test_folder_outside_of_any_project_has_no_root(nowhere: Path) -> None:
+    assert find_project_root(nowhere) is None
 
 
 def test_root_of_a_workspace_need_not_be_a_project(tmp_path: Path) -> None:
@@ -371,8 +380,8 @@ def test_what_uv_has_against_it_is_passed_on(small: Path) -> None:
         uv_freeze(small)
 
 
-def test_no_project_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_no_project_says_so(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(nowhere)
     for function in (uv_freeze, project_packages):
         with pytest.raises(RequirementsError, match=r"no pyproject.toml .* run `uv init`"):
             function()

@@ -6,11 +6,12 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mini.requirements import find_uv
+from mini.requirements import find_project_root, find_uv
 
 
 @contextlib.contextmanager
@@ -27,6 +28,17 @@ def bare_uv(cache: Path) -> Iterator[None]:
         patch.setenv("NO_PROXY", "127.0.0.1")
         patch.setenv("no_proxy", "127.0.0.1")
         yield
+
+
+@contextlib.contextmanager
+def outside_of_projects() -> Iterator[Path]:
+    """A new folder that no project is above of, as the usual temporary folder may be within a checkout."""
+    for base in (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm", str(Path.home())):
+        if os.access(base, os.W_OK) and find_project_root(Path(base)) is None:
+            with tempfile.TemporaryDirectory(dir=base) as folder:
+                yield Path(folder).resolve()
+            return
+    pytest.fail("every folder for temporary files is within a project")
 
 
 def uv(*arguments: str | Path, cwd: Path) -> str:
