@@ -8,6 +8,7 @@ takes over until somebody does.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import marshal
 import os
@@ -333,8 +334,7 @@ class Engine:
                 return
             flow.abandoned = True
             self._flows.pop(flow.id, None)
-            if flow in self._turn:
-                self._turn.remove(flow)
+            self._out_of_turn(flow)
             finished = flow.complete
             flow.backlog.clear()
             flow.ready.clear()
@@ -456,7 +456,7 @@ class Engine:
                 group = self._next_group(flow, pull=flow is own or flow.source.anywhere)
             if group is None:
                 if not flow.backlog and flow.source.empty and not flow.pulling:
-                    turn.remove(flow)  # nothing left to start; `_requeue` brings it back
+                    self._out_of_turn(flow)  # nothing left to start; `_put_back` brings it back
                 else:
                     idle += 1
                 continue
@@ -480,9 +480,12 @@ class Engine:
         """A future was cancelled before its call started."""
         flow.abandoned = True
         self._flows.pop(flow.id, None)
-        if flow in self._turn:
-            self._turn.remove(flow)
+        self._out_of_turn(flow)
         self.carrier.forget(flow.task)
+
+    def _out_of_turn(self, flow: Flow) -> None:
+        with contextlib.suppress(ValueError):
+            self._turn.remove(flow)
 
     def _next_group(self, flow: Flow, *, pull: bool) -> Group | None:
         while flow.backlog:
@@ -565,7 +568,7 @@ class Engine:
 
     def _poll_time(self, timeout: float | None) -> float | None:
         now = time.monotonic()
-        for flow in self._flows.values():
+        for flow in list(self._flows.values()):  # a copy: the garbage collector may close a flow at any time
             if not flow.shown and flow.progress is not False:
                 left = flow.status.started + SHOW_AFTER - now
                 if left <= 0:
@@ -809,7 +812,7 @@ class Engine:
         idle_since = None
         with self._lock:
             while not self._closed:
-                urgent = any(flow.on_change is not None for flow in self._flows.values())
+                urgent = any(flow.on_change is not None for flow in list(self._flows.values()))
                 busy = bool(self._by_group) and (urgent or self.carrier.background)
                 if not busy and not (urgent and self._turn):
                     idle_since = idle_since or time.monotonic()
