@@ -43,29 +43,32 @@ if os.environ.get("UV_PYTHON_DOWNLOADS") == "never":
     nox.options.download_python = "never"
 
 
-def posargs(session: nox.Session) -> list[str]:
-    return [arg for arg in session.posargs if arg != "--require"]
+def pytest(session: nox.Session, *arguments: str, **env: str) -> None:
+    # What nox-uv told its `uv sync` is not meant for every uv that a test starts.
+    for name in ("UV_PYTHON", "UV_PROJECT_ENVIRONMENT"):
+        session.env.pop(name, None)
+    session.run("pytest", *arguments, *(arg for arg in session.posargs if arg != "--require"), env=env)
 
 
-def build(session: nox.Session, out: Path | None = None) -> Path:
-    """Build every package as a release does, the wheel from the sdist. Return the folder of them."""
-    out = out or Path(session.create_tmp()).absolute() / "dist"
-    shutil.rmtree(out, ignore_errors=True)
-    session.run_install("uv", "build", "--quiet", "--all-packages", "--out-dir", str(out), external=True)
-    return out
+def build(session: nox.Session, out: Path) -> None:
+    """Build every package into a folder as a release does, the wheel from the sdist."""
+    session.run_install("uv", "build", "--quiet", "--all-packages", f"--out-dir={out}", external=True)
 
 
 @contextmanager
-def own_tests(session: nox.Session, dist: Path, package: str) -> Iterator[Path]:
-    """Unpack a package's sdist far from the checkout, without its sources: a folder that still has its tests."""
-    (sdist,) = dist.glob(f"{package.replace('-', '_')}-*.tar.gz")
+def own_tests(session: nox.Session, package: str) -> Iterator[Path]:
+    """Build all packages and go where a package's tests are, without its sources, and far from the checkout."""
+    # Not in nox's own folder for such things, which is in the checkout, and has a name too long for a socket in it.
     with tempfile.TemporaryDirectory(prefix="mini-") as temporary:
+        dist = Path(temporary, "dist")
+        build(session, dist)
+        (sdist,) = dist.glob(f"{package.replace('-', '_')}-*.tar.gz")
         with tarfile.open(sdist) as archive:
             archive.extractall(temporary, filter="data")
-        (folder,) = Path(temporary).iterdir()
+        folder = Path(temporary, sdist.name.removesuffix(".tar.gz"))
         shutil.rmtree(folder / "src")
         with session.chdir(folder):
-            yield folder
+            yield dist
 
 
 def strangers(package: str, pyproject: dict[str, Any]) -> list[str]:
@@ -81,7 +84,7 @@ def strangers(package: str, pyproject: dict[str, Any]) -> list[str]:
 @nox_uv.session(python=PYTHONS, uv_groups=["test"], uv_all_packages=True)
 def tests(session: nox.Session) -> None:
     """All tests, on every Python."""
-    session.run("pytest", *posargs(session))
+    pytest(session)
 
 
 @nox_uv.session(python=PYTHONS, uv_groups=["test"], uv_all_packages=True)
@@ -94,7 +97,7 @@ def conformance(session: nox.Session, backend: str) -> None:
     REPORT.mkdir(parents=True, exist_ok=True)
     suite = f"tests/conformance/test_{backend}.py"
     try:
-        session.run("pytest", suite, f"--conformance-report={REPORT}", *posargs(session))
+        pytest(session, suite, f"--conformance-report={REPORT}")
     finally:
         session.run("python", "-m", "mini.conformance", "report", str(REPORT))
 
@@ -103,34 +106,34 @@ def conformance(session: nox.Session, backend: str) -> None:
 @nox.parametrize("package", PACKAGES)
 def isolated(session: nox.Session, package: str) -> None:
     """Each package from its wheel, alone with what it depends on: its own tests pass."""
-    dist = build(session)
-    with own_tests(session, dist, package) as folder:
-        pyproject = nox.project.load_toml(folder / "pyproject.toml")
+    with own_tests(session, package) as dist:
+        pyproject = nox.project.load_toml("pyproject.toml")
         group = nox.project.dependency_groups(pyproject, "test")
         session.install(f"--find-links={dist}", f"--reinstall-package={package}", package, *group)
         find = "import sys; from importlib.util import find_spec; sys.exit([*filter(find_spec, sys.argv[1:])] or 0)"
         session.run("python", "-c", find, *strangers(package, pyproject))
-        session.run("pytest", *posargs(session))
+        pytest(session)
 
 
 @nox.session(python=OLDEST, reuse_venv=False)
 @nox.parametrize("package", PACKAGES)
 def minimums(session: nox.Session, package: str) -> None:
     """Each package with the oldest versions that it says it works with: its own tests pass."""
-    dist = build(session)
-    compile_pins = ["uv", "pip", "compile", "--quiet", "--resolution=lowest-direct", f"--find-links={dist}"]
-    with own_tests(session, dist, package):
-        options = ["--all-extras", "--group=test", f"--python={session.python}", "--output-file=minimums.txt"]
-        session.run_install(*compile_pins, *options, "pyproject.toml", external=True)
+    with own_tests(session, package) as dist:
+        how = ["--quiet", "--resolution=lowest-direct", f"--find-links={dist}", f"--python={session.python}"]
+        what = ["pyproject.toml", "--all-extras", "--group=test", "--output-file=minimums.txt"]
+        session.run_install("uv", "pip", "compile", *how, *what, external=True)
         session.install(f"--find-links={dist}", f"--reinstall-package={package}", package, "-r=minimums.txt")
-        session.run("pytest", *posargs(session))
+        pytest(session)
 
 
 @nox_uv.session(python=PYTHONS, uv_groups=["test"], uv_all_packages=True)
 def wheels(session: nox.Session) -> None:
     """Wheels and sdists, left in build/dist, have what belongs in them and install into an empty venv."""
-    dist = build(session, BUILD / "dist")
-    session.run("pytest", "tests/test_wheels.py", *posargs(session), env={"MINI_DIST": str(dist)})
+    dist = BUILD / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    build(session, dist)
+    pytest(session, "tests/test_wheels.py", MINI_DIST=str(dist))
 
 
 @nox_uv.session(uv_groups=["test", "types"], uv_all_packages=True)
@@ -149,7 +152,7 @@ def types(session: nox.Session) -> None:
 @nox_uv.session(uv_only_groups=["lint"])
 def lint(session: nox.Session) -> None:
     """ruff, and shellcheck for the scripts."""
-    session.run("ruff", "check", *posargs(session))
+    session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("shellcheck", "go", ".ci/run")
 
@@ -163,4 +166,4 @@ def docs(session: nox.Session) -> None:
 @nox_uv.session(uv_groups=["bench"], uv_all_packages=True)
 def bench(session: nox.Session) -> None:
     """Ratios against other pools, interleaved in one run."""
-    session.run("python", "benchmarks/bench.py", *posargs(session))
+    session.run("python", "benchmarks/bench.py", *session.posargs)

@@ -90,11 +90,10 @@ def test_a_wheel_is_enough(package: Path, dist: Path, tmp_path: Path, uv: str) -
     with (package / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)
     (module,) = (path.parent.name for path in package.glob("src/*/__init__.py"))
+    python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([uv, "venv", "-q", "--python", sys.executable, tmp_path / "venv"], check=True)
-    env = {**os.environ, "VIRTUAL_ENV": str(tmp_path / "venv")}
-    install = [uv, "pip", "install", "-q", f"--find-links={dist}", str(wheel_of(package, dist))]
-    subprocess.run(install, check=True, cwd=tmp_path, env=env)
-    bin_dir = tmp_path / "venv" / "bin"
+    install = [uv, "pip", "install", "-q", "--python", python, "--find-links", dist]
+    subprocess.run([*install, wheel_of(package, dist)], check=True, cwd=tmp_path)
     check = f"""
 import importlib.metadata as metadata, pathlib, sys, {module}
 assert pathlib.Path({module}.__file__).is_relative_to(sys.prefix), {module}.__file__
@@ -103,6 +102,8 @@ for entry in metadata.distribution({package.name!r}).entry_points:
     entry.load()
 """
     # -I: nothing of this folder, of PYTHONPATH or of the user's site gets in.
-    subprocess.run([bin_dir / "python", "-I", "-W", "error", "-c", check], check=True, cwd=tmp_path)
+    subprocess.run([python, "-I", "-W", "error", "-c", check], check=True, cwd=tmp_path)
     for script in project["project"].get("scripts", {}):
-        subprocess.run([bin_dir / script, "--help"], check=True, cwd=tmp_path, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [python.with_name(script), "--help"], check=True, cwd=tmp_path, stdout=subprocess.DEVNULL
+        )
