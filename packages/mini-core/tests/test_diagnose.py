@@ -285,6 +285,18 @@ def test_cycles_lead_to_the_culprit_and_not_round() -> None:
     assert path_of(loop, "x") == "x[2][1]"
 
 
+def test_end_of_a_long_chain_is_found_and_its_path_shortened() -> None:
+    chain = Node(handle=LOCK)
+    for _ in range(150):
+        chain = Node(next=chain)
+    result = found(chain, "x")
+    assert result.type == "_thread.lock"
+    assert len(result.path) == 200
+    assert result.path.startswith("x.next.next")
+    assert result.path.endswith(".next.handle")
+    assert " … " in result.path
+
+
 def test_one_element_of_many_is_found() -> None:
     assert path_of([*range(77_777), LOCK, *range(50_000)], "x") == "x[77777]"
     many = {i: [i] for i in range(20_000)}
@@ -345,6 +357,18 @@ def test_hostile_attributes_are_survived() -> None:
         def __repr__(self) -> str:
             raise RuntimeError("repr")
 
+    class Meta(type):
+        __hash__ = None  # type: ignore[assignment]
+
+        def __eq__(cls, other: object) -> bool:
+            raise RuntimeError("eq of a class")
+
+    class Unhashable(metaclass=Meta):
+        __module__ = 3  # type: ignore[assignment]
+
+    assert hint_for(Unhashable()) is None
+    assert found([Unhashable()], "x").reason == "unhashable type: 'Meta'"  # pickle itself cannot look it up
+
     hostile = Hostile()
     hostile.lock = LOCK  # type: ignore[attr-defined]
     assert path_of({hostile: hostile}, "x") == "list(x)[0].lock"
@@ -392,6 +416,29 @@ def test_pickler_of_the_caller_decides() -> None:
         result = find_unpicklable([LOCK, {"s": handle}], "x", make_pickler=Pickler)
         assert result is not None
         assert result.path == "x[1]['s']"
+
+
+def test_exceptions_that_travel_whole_are_followed_whole() -> None:
+    from mini.wire import Pickler
+
+    def raised() -> Exception:
+        try:
+            try:
+                raise KeyError("cause", LOCK)
+            except KeyError as cause:
+                raise ValueError("bad") from cause
+        except ValueError as exc:
+            return exc
+
+    exc = raised()
+    assert find_unpicklable(exc, "x") is None  # cloudpickle by itself leaves the cause behind
+    result = find_unpicklable(exc, "x", make_pickler=Pickler)
+    assert result is not None
+    assert result.path in ("x.__cause__.args[1]", "x.__context__.args[1]")
+    exc.handle = [LOCK]  # type: ignore[attr-defined]
+    result = find_unpicklable(exc, "x", make_pickler=Pickler)
+    assert result is not None
+    assert result.path == "x.handle[0]"
 
 
 Nested = st.recursive(

@@ -13,6 +13,7 @@ import pickle
 import reprlib
 import sys
 import types
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,8 +25,11 @@ __all__ = ["Unpicklable", "find_unpicklable", "hint_for", "survey"]
 
 MakePickler = Callable[..., pickle.Pickler]
 
-MAX_DEPTH = 200
-"""How many steps a path may have. A path of that length says nothing that its first half does not."""
+MAX_DEPTH = 1000
+"""How many steps a path may have; pickling itself nests no deeper."""
+
+MAX_PATH = 200
+"""How many characters of a path are shown; of a longer one the middle is left out."""
 
 _DEEP = 50  # a RecursionError that goes on for so many steps is about the nesting and not about a part
 _CHUNK = 1024  # items of a container that are judged at once
@@ -40,7 +44,8 @@ class Unpicklable:
     """A part that cannot travel.
 
     Attributes:
-        path: where it is, written like the expression that leads to it: `fn.__closure__['lock']`.
+        path: where it is, written like the expression that leads to it: `fn.__closure__['lock']`. The middle of one
+            that is longer than MAX_PATH is left out, and stands as ` … `.
         type: qualified name of its type.
         reason: the text of the pickler's error, or why it would be of no use elsewhere.
         hint: what to do instead; empty for a kind that is not known here.
@@ -96,7 +101,7 @@ def find_unpicklable(
         recursing = recursing + 1 if _is_recursion(error) else 0
         if recursing >= _DEEP:
             return Unpicklable(root, type_name(obj), _reason(error), _TOO_DEEP)
-    return Unpicklable(path, type_name(culprit), _reason(error), hint_for(culprit) or "")
+    return Unpicklable(_shortened(path), type_name(culprit), _reason(error), hint_for(culprit) or "")
 
 
 def survey(
@@ -121,17 +126,17 @@ def survey(
         path, current = queue.popleft()
         if (hint := hint_for(current)) is not None:
             if (error := judge.error(current)) is not None:
-                found.append(Unpicklable(path, type_name(current), _reason(error), hint))
+                found.append(Unpicklable(_shortened(path), type_name(current), _reason(error), hint))
                 continue
             if (reason := _out_of_place(current, hint)) is not None:
-                found.append(Unpicklable(path, type_name(current), reason, hint, fatal=False))
+                found.append(Unpicklable(_shortened(path), type_name(current), reason, hint, fatal=False))
                 continue
         try:
             parts = judge.parts(current, strict=True)
         except KeyboardInterrupt:
             raise
         except BaseException as exc:  # whatever a user's __reduce__ raises
-            found.append(Unpicklable(path, type_name(current), _reason(exc), ""))
+            found.append(Unpicklable(_shortened(path), type_name(current), _reason(exc), ""))
             continue
         for part in parts:
             if len(seen) >= max_objects:
@@ -273,6 +278,10 @@ def _short(value: object) -> str:
     return brief.repr(value)
 
 
+def _shortened(path: str) -> str:
+    return path if len(path) <= MAX_PATH else f"{path[: MAX_PATH // 2]} … {path[3 - MAX_PATH // 2 :]}"
+
+
 def _function_parts(fn: types.FunctionType, reduced: Any) -> Iterator[_Part]:
     if isinstance(reduced, str):
         return
@@ -326,13 +335,13 @@ def _reduced_parts(obj: Any, reduced: Any) -> Iterator[_Part]:
     elif type(obj).__name__ == "ndarray" and type(state) is tuple and isinstance(state[-1], list):
         yield from _indexed(state[-1], ".flat")  # an array of objects
     else:
-        yield from _named_parts(state, ".__getstate__()", names)
+        yield from _named_parts(obj, state, ".__getstate__()", names)
     if (
         isinstance(obj, types.ModuleType) and len(args) == 2
     ):  # one that nobody can import goes with all it holds
         yield from _state_parts(obj, args[1])
     else:
-        yield from _named_parts(args, ".__reduce__()[1]", names)
+        yield from _named_parts(obj, args, ".__reduce__()[1]", names)
     if listed is not None:
         yield from _indexed(list(listed))
     if keyed is not None:
@@ -349,12 +358,14 @@ def _state_parts(obj: Any, state: dict[Any, Any]) -> Iterator[_Part]:
         yield _Part(value, f".{key}" if is_attribute else f".__getstate__()[{_key(key)}]")
 
 
-def _named_parts(value: Any, path: str, names: dict[int, str], depth: int = 0) -> Iterator[_Part]:
+def _named_parts(obj: Any, value: Any, path: str, names: dict[int, str], depth: int = 0) -> Iterator[_Part]:
     if (name := names.get(id(value))) is not None:
         yield _Part(value, name)
+    elif value is not None and value is _own(obj):
+        yield from _state_parts(obj, value)
     elif type(value) is tuple and depth < 3:
         for i, item in enumerate(value):
-            yield from _named_parts(item, f"{path}[{i}]", names, depth + 1)
+            yield from _named_parts(obj, item, f"{path}[{i}]", names, depth + 1)
     else:
         yield _Part(value, path)
 
@@ -553,10 +564,23 @@ def hint_for(obj: object) -> str | None:
     """What to do instead of passing `obj`, if it is of a kind that is known not to travel well; else None."""
     if isinstance(obj, type | BaseException):
         return None
-    if type(obj).__module__.partition(".")[0] == "torch" and getattr(obj, "is_cuda", False) is True:
+    if f"{type(obj).__module__}.".startswith("torch.") and getattr(obj, "is_cuda", False) is True:
         return _GPU
-    for kind in type(obj).__mro__:
-        name = f"{kind.__module__}.{kind.__qualname__}"
+    kind = type(obj)
+    try:
+        if kind not in _hint_of:
+            _hint_of[kind] = _look_up(kind)
+        return _hint_of[kind]
+    except TypeError:  # a metaclass can make classes that have no hash
+        return _look_up(kind)
+
+
+_hint_of: weakref.WeakKeyDictionary[type, str | None] = weakref.WeakKeyDictionary()
+
+
+def _look_up(kind: type) -> str | None:
+    for base in kind.__mro__:
+        name = f"{base.__module__}.{base.__qualname__}"
         for hint, known in _HINTS:
             if any(name.startswith(one) if one.endswith(".") else name == one for one in known):
                 return hint
