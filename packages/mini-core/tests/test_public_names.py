@@ -26,6 +26,7 @@ def test_the_exported_names() -> None:
             "JobGroup",
             "JobInfo",
             "JobState",
+            "JobStateError",
             "JobTimeout",
             "LocalApparatus",
             "LogLine",

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .errors import CallError as CallError
     from .errors import FailureRecord as FailureRecord
     from .errors import JobCancelled as JobCancelled
+    from .errors import JobStateError as JobStateError
     from .errors import JobTimeout as JobTimeout
     from .errors import MiniError as MiniError
     from .errors import OptionError as OptionError
@@ -69,6 +70,7 @@ _HOME = {
         "CallError",
         "FailureRecord",
         "JobCancelled",
+        "JobStateError",
         "JobTimeout",
         "MiniError",
         "OptionError",

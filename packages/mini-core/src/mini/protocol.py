@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     import asyncio
     from concurrent.futures import Executor
 
+    from .jobs import Job, JobGroup
     from .volume import Volume
 
 __all__ = ["Apparatus"]
@@ -416,7 +417,7 @@ class Apparatus(ABC):
 
     # --- detached jobs ---
 
-    def spawn(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    def spawn(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Job:
         """Start a job that outlives this process; see `mini.jobs`.
 
         Raises:
@@ -426,7 +427,7 @@ class Apparatus(ABC):
 
     def spawn_map(
         self, fn: Callable[..., Any], /, *iterables: Iterable[Any], kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+    ) -> JobGroup:
         """Start a group of jobs that outlive this process.
 
         Raises:
@@ -434,7 +435,7 @@ class Apparatus(ABC):
         """
         raise self._no_jobs("spawn_map")
 
-    def jobs(self) -> Any:
+    def jobs(self) -> list[Job]:
         """The jobs of this name.
 
         Raises:
@@ -442,7 +443,7 @@ class Apparatus(ABC):
         """
         raise self._no_jobs("jobs")
 
-    def job(self, id: str) -> Any:
+    def job(self, id: str) -> Job:
         """The job with this id.
 
         Raises:
