@@ -144,52 +144,53 @@ def picture(results: Sequence[Trained], path: Path) -> None:
     plt.close(figure)
 
 
+def sweep(app: mini.Apparatus, settings: Sequence[Setting], data: Data, epochs: int) -> list[Trained]:
+    """Train all settings and return those that worked, the best first."""
+    # One thread for each worker: it is the grid that runs in parallel.
+    app = app.w(env={"OMP_NUM_THREADS": "1"})
+    inputs = {"data": data, "epochs": epochs}
+    results: list[Trained] = []
+    for setting, result in zip(
+        settings, app.map(train, settings, kwargs=inputs, return_exceptions=True), strict=True
+    ):
+        if isinstance(result, BaseException):
+            print(f"failed: {setting}: {result!r}")
+            continue
+        if all(result.accuracy > other.accuracy for other in results):
+            print(
+                f"best so far: {result.accuracy:.3f} with {setting.hidden} hidden units, rate {setting.rate:g}"
+            )
+        results.append(result)
+    return sorted(results, key=lambda result: -result.accuracy)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description="Train a grid of small neural networks on handwritten digits."
     )
     parser.add_argument("--app", metavar="NAME", help="the backend (default: MINI_APP, or local)")
-    parser.add_argument(
-        "--epochs", type=int, default=30, help="passes over the training images (%(default)s)"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).with_name("sweep.png"), help="the picture's file"
-    )
+    parser.add_argument("--epochs", type=int, default=30, help="passes over the training images")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("sweep.png"), help="the picture")
     args = parser.parse_args()
 
-    console = Console()
     data = load()
     settings = [Setting(hidden, rate) for hidden in HIDDEN for rate in RATES]
     started = time.perf_counter()
     with mini.apparatus(args.app, "digits") as app:
-        # One thread for each worker: the grid is what runs in parallel.
-        app = app.w(env={"OMP_NUM_THREADS": "1"})
-        trained = list(
-            app.map(train, settings, kwargs={"data": data, "epochs": args.epochs}, return_exceptions=True)
-        )
-        results = sorted(
-            (result for result in trained if isinstance(result, Trained)), key=lambda result: -result.accuracy
-        )
+        results = sweep(app, settings, data, args.epochs)
         if not results:
-            console.print(f"[red]all {len(trained)} calls failed; the first: {trained[0]!r}")
             return 1
-        judgement = app.run(judge, [result.model for result in results[:5]], data)
+        verdict = app.run(judge, [result.model for result in results[:5]], data)
     seconds = time.perf_counter() - started
 
-    console.print(table(results))
-    for setting, error in zip(settings, trained, strict=True):
-        if isinstance(error, BaseException):
-            console.print(f"[red]failed:[/] {setting}: {error!r}")
-    confusion = judgement.confusion * (1 - np.eye(10, dtype=int))
-    digit, read_as = np.unravel_index(confusion.argmax(), confusion.shape)
-    console.print(
-        f"On unseen images the best model is right in {judgement.best:.1%}, the best five together in "
-        f"{judgement.ensemble:.1%}.\nIts most frequent mistake: a {digit} read as {read_as}, "
-        f"{confusion[digit, read_as]} of {judgement.confusion[digit].sum()} times.",
-        soft_wrap=True,
-    )
+    Console().print(table(results))
+    mistakes = verdict.confusion * (1 - np.eye(10, dtype=int))
+    digit, read_as = np.unravel_index(mistakes.argmax(), mistakes.shape)
+    print(f"On unseen images the best model is right in {verdict.best:.1%},", end=" ")
+    print(f"the best five together in {verdict.ensemble:.1%}.")
+    print(f"Its most frequent mistake: {mistakes.max()} times it read a {digit} as a {read_as}.")
     picture(results, args.out)
-    console.print(f"Trained and judged in {seconds:.1f} s; the picture is {args.out}", soft_wrap=True)
+    print(f"Trained and judged in {seconds:.1f} s; the picture is {args.out}")
     return 0
 
 

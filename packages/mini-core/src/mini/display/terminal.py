@@ -120,7 +120,7 @@ class TerminalView:
         part = figures.done / figures.total if figures.total else None
         line = name
         if rest >= 4:
-            line = Text.assemble(line, " ", self._bar(part, min(rest, 48), "bar.complete", now))
+            line = Text.assemble(line, " ", self._bar(part, min(rest, 48), "green", now))
         for text in shown:
             line = Text.assemble(line, "  ", text)
         return line

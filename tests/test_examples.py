@@ -1,0 +1,104 @@
+"""Each example runs, as a user would run it, and does what it is there to show."""
+
+from __future__ import annotations
+
+import ast
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = sorted(
+    path.parent for path in Path(__file__).resolve().parents[1].glob("examples/*/pyproject.toml")
+)
+
+
+def run(example: Path, *arguments: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, example, *arguments],
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "100", **env},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def copy(root: Path, tmp_path: Path) -> Path:
+    """The digits example, copied out of the checkout as a user would."""
+    shutil.copytree(root / "examples" / "digits", tmp_path / "digits", ignore=shutil.ignore_patterns(".*"))
+    return tmp_path / "digits"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_digits_trains_a_grid_and_judges_it_where_the_models_are(copy: Path) -> None:
+    done = run(copy / "sweep.py", "--epochs", "8", cwd=copy, MINI_PROGRESS="0")
+    assert (done.returncode, done.stderr) == (0, ""), done
+    assert "36 models, the best first" in done.stdout
+
+    rows = re.findall(r"^│ +(\d+) │ +([\d.]+) │ +([\d.]+) │ +[\d.]+ │$", done.stdout, re.MULTILINE)
+    assert len(rows) == len(set(rows)) == 36
+    scores = [float(score) for _, _, score in rows]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[0] > 0.95
+    assert f"best so far: {scores[0]:.3f} with" in done.stdout
+    judged = re.search(
+        r"the best model is right in ([\d.]+)%, the best five together in ([\d.]+)%", done.stdout
+    )
+    assert judged is not None
+    assert all(float(share) > 90 for share in judged.groups())
+
+    models = list((copy / ".mini" / "volumes" / "digits" / "models").iterdir())
+    assert len(models) == 36
+    assert pickle.loads(models[0].read_bytes()).n_outputs_ == 10
+    assert (copy / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_digits_goes_on_without_the_models_that_fail(copy: Path) -> None:
+    # A learning rate at which the network's weights overflow: scikit-learn refuses to go on.
+    script = (copy / "sweep.py").read_text()
+    script = script.replace("HIDDEN = [8, 16, 32, 64, 128, 256]", "HIDDEN = [8]")
+    script = script.replace("RATES = [0.0003, 0.001, 0.003, 0.01, 0.03, 0.1]", "RATES = [0.01, 1e300]")
+    (copy / "sweep.py").write_text(script)
+    done = run(copy / "sweep.py", "--epochs", "3", cwd=copy)
+    assert done.returncode == 0, done
+    assert "1 models, the best first" in done.stdout
+    assert "failed: Setting(hidden=8, rate=1e+300)" in done.stdout
+    assert (copy / "sweep.png").exists()
+
+
+def test_digits_says_what_to_install_for_a_backend_that_is_not_there(copy: Path) -> None:
+    done = run(copy / "sweep.py", "--app", "no-such-backend", cwd=copy)
+    assert done.returncode == 1
+    assert "BackendNotFound" in done.stderr
+    assert "no-such-backend" in done.stderr
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_names_what_it_imports(example: Path) -> None:
+    project = tomllib.loads((example / "pyproject.toml").read_text())
+    declared = {re.split(r"[^\w-]", line)[0] for line in project["project"]["dependencies"]}
+    imported = {
+        name.partition(".")[0]
+        for path in example.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    renamed = {"mini": "mini-core", "sklearn": "scikit-learn"}
+    assert {renamed.get(name, name) for name in imported - sys.stdlib_module_names} == declared
