@@ -92,7 +92,7 @@ def test_a_wheel_is_enough(package: Path, dist: Path, tmp_path: Path, uv: str) -
     (module,) = (path.parent.name for path in package.glob("src/*/__init__.py"))
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([uv, "venv", "-q", "--python", sys.executable, tmp_path / "venv"], check=True)
-    install = [uv, "pip", "install", "-q", "--python", python, "--find-links", dist]
+    install = [uv, "pip", "install", "-q", f"--python={python}", f"--find-links={dist}"]
     subprocess.run([*install, wheel_of(package, dist)], check=True, cwd=tmp_path)
     check = f"""
 import importlib.metadata as metadata, pathlib, sys, {module}
