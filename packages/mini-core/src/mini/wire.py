@@ -236,7 +236,7 @@ def serialization_error(what: str, obj: object, name: str, exc: BaseException) -
     """The error for `obj` (a "function", "argument" or "result" called `name`), with the path to what failed."""
     from .diagnose import find_unpicklable
 
-    culprit = find_unpicklable(obj, name)
+    culprit = find_unpicklable(obj, name, make_pickler=Pickler)
     if culprit is None:
         return SerializationError(f"the {what} {name} cannot be pickled: {type(exc).__name__}: {exc}")
     hint = f"; {culprit.hint}" if culprit.hint else ""
