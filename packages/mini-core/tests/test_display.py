@@ -731,6 +731,121 @@ finish(status)
         assert len([line for line in terminal.everything if "✓" in line]) == 1
 
 
+# --- with the engine behind it ---
+
+SWEEP = """
+import os, sys, time
+from pathlib import Path
+import mini
+
+def wait_for(name):
+    while not Path(name).exists():
+        time.sleep(0.01)
+
+def train(number):
+    print("call", number, "prints this")
+    mini.emit_progress(number + 1, 10, "epochs")
+    mini.emit_metrics(loss=number / 8)
+    wait_for(f"go-{number}")
+    if number == 1:
+        raise ValueError("no luck")
+    if number == 2 and mini.current_job().attempt == 1:
+        raise OSError("try again")
+    return number
+
+app = mini.apparatus("local", "sweep", max_workers=1).w(chunk=1, retries=0)
+print("before")
+"""
+
+
+def test_the_engine_shows_what_its_calls_do(tmp_path: Path) -> None:
+    code = """
+for result in app.w(retries=1).map(train, range(4), return_exceptions=True):
+    print("result", repr(result))
+print("after")
+"""
+    with Terminal(program(tmp_path, SWEEP + code), cwd=tmp_path, columns=120) as terminal:
+        terminal.shows("0/4", "#0", "1/10 epochs  loss 0")
+        (tmp_path / "go-0").touch()
+        terminal.shows("1/4", "#1", "2/10 epochs  loss 0.125", "result 0")
+        (tmp_path / "go-1").touch()
+        terminal.shows("2/4", "3/10 epochs  loss 0.25", "1 failed", "retried", "result ValueError('no luck')")
+        (tmp_path / "go-2").touch()
+        # The one that is tried again waits behind the last.
+        terminal.shows("2/4", "4/10 epochs", "1 failed", "2 retried")
+        (tmp_path / "go-3").touch()
+        assert terminal.finish() == 0
+        assert_given_back(terminal)
+        *results, last, after = [line for line in terminal.everything if line]
+        assert results == ["before", "result 0", "result ValueError('no luck')", "result 2", "result 3"]
+        assert re.match(r"! train: 4/4 in .*, 1 failed, 2 retried$", last), last
+        assert after == "after"
+
+
+def test_the_engine_shows_what_its_calls_print_if_asked_to(tmp_path: Path) -> None:
+    code = "list(app.w(logs=True, progress=len(sys.argv) == 1).map(train, [0, 3]))"
+    for name in ("go-0", "go-3"):
+        (tmp_path / name).touch()
+    with Terminal(program(tmp_path, SWEEP + code), cwd=tmp_path) as terminal:
+        assert terminal.finish() == 0
+        assert_given_back(terminal)
+        first, *lines, last = [line for line in terminal.everything if line]
+        assert first == "before"
+        assert lines == ["[0] call 0 prints this", "[1] call 3 prints this"]
+        assert last.startswith("✓ train: 2/2")
+    with Terminal([*program(tmp_path, SWEEP + code), "without bars"], cwd=tmp_path) as terminal:
+        assert terminal.finish() == 0
+        lines = [line for line in terminal.everything if line]
+        assert lines == ["before", "[0] call 0 prints this", "[1] call 3 prints this"]
+
+
+@pytest.mark.parametrize("call", ["app.w(progress=False).run(time.sleep, 0.8)", "app.run(time.sleep, 0.8)"])
+def test_the_engine_shows_nothing_where_it_is_forbidden(tmp_path: Path, call: str) -> None:
+    env = {} if "False" in call else {"MINI_PROGRESS": "0"}
+    with Terminal(program(tmp_path, SWEEP + call), env=env) as terminal:
+        assert terminal.finish() == 0
+        assert terminal.raw == b"before\r\n"
+
+
+def test_ctrl_c_ends_a_map_and_gives_the_terminal_back(tmp_path: Path) -> None:
+    with Terminal(program(tmp_path, SWEEP + "list(app.map(train, range(4)))"), cwd=tmp_path) as terminal:
+        terminal.shows("0/4", "1/10 epochs")
+        terminal.type("\x03")
+        begun = time.monotonic()
+        assert terminal.finish() in (1, -signal.SIGINT)
+        assert time.monotonic() - begun < 2.0
+        assert_given_back(terminal)
+        text = "\n".join(terminal.everything)
+        assert text.count("Traceback") == 1
+        assert "KeyboardInterrupt" in text
+        assert "■ train: 0/4" in text
+
+
+def test_an_exception_in_the_loop_gives_the_terminal_back(tmp_path: Path) -> None:
+    (tmp_path / "go-0").touch()
+    code = 'for result in app.map(train, range(4)):\n    wait_for("seen")\n    raise LookupError(result)'
+    with Terminal(program(tmp_path, SWEEP + code), cwd=tmp_path) as terminal:
+        terminal.shows("1/4", "2/10 epochs")
+        (tmp_path / "seen").touch()
+        assert terminal.finish() == 1
+        assert_given_back(terminal)
+        assert "LookupError: 0" in terminal.everything
+
+
+def test_a_breakpoint_works_below_the_bars(tmp_path: Path) -> None:
+    (tmp_path / "go-0").touch()
+    code = 'for result in app.map(train, range(4)):\n    wait_for("seen")\n    breakpoint()\n    break'
+    with Terminal(program(tmp_path, SWEEP + code), cwd=tmp_path, env={"PYTHONBREAKPOINT": ""}) as terminal:
+        terminal.shows("1/4", "2/10 epochs")
+        (tmp_path / "seen").touch()
+        terminal.shows("(Pdb)", "1/4")
+        terminal.type("p 'a', result + 41\r")
+        terminal.shows("('a', 41)", "1/4")
+        terminal.type("continue\r")
+        assert terminal.finish() == 0
+        assert_given_back(terminal)
+
+
 # --- figures ---
 
 
