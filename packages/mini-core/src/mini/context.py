@@ -93,6 +93,7 @@ def get_data_dir() -> Path:
 
     Raises:
         RuntimeError: outside a call.
+        OSError: the directory cannot be made; names it and the fix.
     """
     group = running_group()
     if group is None or group.data_dir is None:
@@ -101,7 +102,13 @@ def get_data_dir() -> Path:
             "outside, read and write through apparatus.volume"
         )
     path = Path(group.data_dir)
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        from .staging import telling
+
+        with telling(path, fix="choose another data_dir", writing=True):
+            raise
     return path
 
 

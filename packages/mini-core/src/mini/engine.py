@@ -51,7 +51,7 @@ STEWARD_DELAY = 0.02
 SHOW_AFTER = 0.5
 CANCEL_GRACE = 0.1
 
-_group_ids = itertools.count()
+_group_ids = itertools.count(1)  # 0 is what a worker that has not begun is at
 _flow_ids = itertools.count()
 _id_prefix = os.urandom(4).hex() + "-"
 

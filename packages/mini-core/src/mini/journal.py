@@ -31,18 +31,19 @@ __all__ = [
     "FILE_BYTES",
     "GROUP",
     "IDLE",
+    "READY",
     "STARTED",
     "WORDS",
     "Journal",
     "saved_parts",
 ]
 
-GROUP, AT, BASE, SPLIT, KIND, STARTED = range(6)
+GROUP, AT, BASE, SPLIT, KIND, STARTED, READY = range(7)
 """The words, unsigned 64-bit integers.
 
 GROUP: id of the group. AT: position in the group of the call that runs; all before it are saved; IDLE before the
 first. BASE, SPLIT: see above. KIND: type of the column. STARTED: `time.monotonic_ns()` at the start of the call, where
-calls are timed.
+calls are timed. READY: not 0 once the worker can take groups.
 """
 WORDS = 8
 IDLE = 2**64 - 1

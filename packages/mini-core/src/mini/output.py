@@ -118,6 +118,13 @@ class Outbox:
             if reports:
                 self._send(reports)
 
+    def forked(self) -> None:
+        """This process is a forked copy: what waits is the original's to send, and so is the helper thread."""
+        self._lock = threading.RLock()
+        self._wanted = threading.Event()
+        self._flusher = None
+        self._latest, self._printed = {}, []
+
     def close(self) -> None:
         """Send what waits and let the helper thread end."""
         self.flush()

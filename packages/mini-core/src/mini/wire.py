@@ -237,11 +237,14 @@ def serialization_error(what: str, obj: object, name: str, exc: BaseException) -
     from .diagnose import find_unpicklable
 
     culprit = find_unpicklable(obj, name, make_pickler=Pickler)
+    subject = f"the {what}" if what == name else f"the {what} {name}"
     if culprit is None:
-        return SerializationError(f"the {what} {name} cannot be pickled: {type(exc).__name__}: {exc}")
-    hint = f"; {culprit.hint}" if culprit.hint else ""
+        return SerializationError(f"{subject} cannot be pickled: {type(exc).__name__}: {exc}")
+    outward = what in ("function", "argument", "hook")
+    hint = culprit.hint if outward else "return plain data in its place"
     return SerializationError(
-        f"the {what} {name} cannot be pickled, because of {culprit.path} ({culprit.type}): {culprit.reason}{hint}"
+        f"{subject} cannot be pickled, because of {culprit.path} ({culprit.type}): {culprit.reason}"
+        + (f"; {hint}" if hint else "")
     )
 
 

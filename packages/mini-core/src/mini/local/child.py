@@ -14,6 +14,7 @@ from collections import defaultdict
 from itertools import pairwise
 
 from .. import wire
+from ..journal import READY
 from ..output import Outbox, Report
 from ..wire import Frame, Frames
 from ..worker import GroupHead, Program, ProgramHead, Worker
@@ -35,6 +36,7 @@ def main(data_fd: int, control_fd: int, memory_fd: int) -> None:
     os.close(memory_fd)
     child = Child(socket.socket(fileno=data_fd), socket.socket(fileno=control_fd))
     child.worker = Worker(child, child.outbox, memory.words, memory.column, memory.file, process_wide=True)
+    memory.words[READY] = 1
     threading.Thread(target=child.obey, name="mini-control", daemon=True).start()
     child.serve()
 
@@ -59,6 +61,8 @@ class Child:
         self._credit: defaultdict[str, int] = defaultdict(int)
         self._ended: set[str] = set()
         self._gone = False
+        self._is_copy = False
+        os.register_at_fork(after_in_child=self.become_copy)
 
     # --- the main thread ---
 
@@ -105,6 +109,10 @@ class Child:
                 self._credit[head.flow] += program.head.credit
         try:
             self.worker.run_group(program, head, payload)
+        except BaseException:
+            if self._is_copy:
+                os._exit(0)
+            raise
         finally:
             with self._changed:
                 self._running = False
@@ -121,6 +129,20 @@ class Child:
         os.close(fd)
         at = wire.offsets(sizes)
         return [memory[begin:end] for begin, end in pairwise(at)]
+
+    def become_copy(self) -> None:
+        """A call has forked, and this process is the copy: it may go on with the call, but only the original answers.
+
+        The journal is shared with the original. Without it, the copy cannot get past the end of the call, and ends.
+        """
+        self._is_copy = True
+        self._sending = threading.Lock()
+        self._changed = threading.Condition()
+        self.outbox.forked()
+        self.worker.words.release()
+        for column in self.worker.columns.values():
+            if isinstance(column, memoryview):
+                column.release()
 
     # --- what the worker needs of its host ---
 
@@ -143,6 +165,8 @@ class Child:
         self._send(Data.REPORTS, [data[0], *wire.raw(data[1], copy=False)])
 
     def _send(self, kind: Data, frames: list[Frame]) -> None:
+        if self._is_copy:
+            return
         try:
             with self._sending:
                 self._channel.send(kind, frames)

@@ -24,7 +24,7 @@ from pathlib import Path
 from .. import wire
 from ..carrier import Broken, Carrier, Event, Group, Lost, Outcomes, Reports, Returned, Task
 from ..errors import BackendUnavailable, FailureKind
-from ..journal import AT, BASE, GROUP, IDLE, STARTED, saved_parts
+from ..journal import AT, BASE, GROUP, IDLE, READY, STARTED, saved_parts
 from .channel import Channel
 from .messages import CONTROL, MEMORY_BYTES, Data, JournalMemory, Order, anonymous_file
 
@@ -36,6 +36,8 @@ PEEK_SECONDS = 0.01
 """A group that takes longer has what is finished of it read from its worker's journal."""
 STEAL_SECONDS = 0.01
 START_FAILURES = 3
+START_SECONDS = 60.0
+"""How long a worker may take to start, with whatever the environment's site packages do then."""
 STOP_SECONDS = 1.0
 """Grace for workers that are asked to stop, for instance to run exit handlers."""
 
@@ -52,7 +54,7 @@ class ProcessWorker:
         self.since = 0.0
         """When the first of `groups` became the first."""
         self.known: set[str] = set()
-        self.heard = False
+        self.born = time.monotonic()
         self.stealing = False
         self.orders: deque[tuple[bytes, int]] = deque()
         """Orders that the control connection could not take yet, each with a descriptor to send or -1."""
@@ -269,7 +271,6 @@ class ProcessPool(Carrier):
                 self._read(worker, kind, frames, events)
 
     def _read(self, worker: ProcessWorker, kind: int, frames: wire.Frames, events: list[Event]) -> None:
-        worker.heard = True
         if kind == Data.PART:
             number, elapsed = marshal.loads(frames[0])
             group = next((g for g in worker.groups if g.id == number), None)
@@ -299,6 +300,8 @@ class ProcessPool(Carrier):
                 continue
             group = worker.groups[0]
             due = []
+            if not worker.words[READY]:
+                due.append(max(0.01, worker.born + START_SECONDS - now))
             if len(worker.groups) > 1 or group.count > 1:
                 due.append(PEEK_SECONDS)
             if group.task.timeout is not None:
@@ -317,6 +320,11 @@ class ProcessPool(Carrier):
             if worker.orders:
                 worker.send_orders()
             if not worker.groups:
+                continue
+            if not worker.words[READY] and now > worker.born + START_SECONDS:
+                worker.verdict = ("lost", f"it did not start within {START_SECONDS:g} s")
+                worker.kill()
+                events.append(Broken(_no_start(f"a worker process did not start within {START_SECONDS:g} s")))
                 continue
             group = worker.groups[0]
             timeout = group.task.timeout
@@ -370,29 +378,23 @@ class ProcessPool(Carrier):
             worker.process.wait()
         kind, reason = worker.verdict or self._cause(worker)
         begun, at = worker.words[GROUP], worker.words[AT]
-        ran = False
         for place, group in enumerate(worker.groups):
             running = -1
             if place == 0 and begun == group.id and at != IDLE:
-                ran = True
                 if part := worker.saved():
                     events.append(Outcomes(group, part, None))
                 running = at if at < group.count else -1
             events.append(Lost(group, running, reason, kind))
-        if ran or worker.heard or worker.verdict is not None or not worker.groups:
+        if worker.words[READY] or worker.verdict is not None or not worker.groups:
             self._failed_starts = 0
         else:
             self._failed_starts += 1
             if self._failed_starts >= START_FAILURES:
                 self._failed_starts = 0
-                events.append(
-                    Broken(
-                        BackendUnavailable(
-                            f"{START_FAILURES} worker processes in a row died while they started; the last: {reason}. "
-                            f"Try it by hand: {sys.executable} -c 'import mini.local.child'"
-                        )
-                    )
+                what = (
+                    f"{START_FAILURES} worker processes in a row died while they started; the last: {reason}"
                 )
+                events.append(Broken(_no_start(what)))
         worker.close()
 
     def _remove(self, worker: ProcessWorker) -> None:
@@ -550,6 +552,10 @@ def _oom_kills() -> int:
     except OSError:
         pass
     return 0
+
+
+def _no_start(what: str) -> BackendUnavailable:
+    return BackendUnavailable(f"{what}. Try it by hand: {sys.executable} -c 'import mini.local.child'")
 
 
 def _cannot_start(exc: OSError) -> BackendUnavailable:
