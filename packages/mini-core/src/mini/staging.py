@@ -110,6 +110,8 @@ def telling(path: object, where: str = "", *, fix: str = "", writing: bool = Fal
             reason += f"; no half-written file is left: make room there{choice}"
         elif exc.errno in _FORBIDDEN:
             reason += f"; make it {'writable' if writing else 'readable'} for this user{choice}"
+        elif exc.errno == errno.ENOTDIR:
+            reason += f"; a part of this path is a file: make it a directory{choice}"
         elif exc.errno == errno.EXDEV:
             reason += "; another file system is mounted inside of it: write to a place outside of that mount"
         told = OSError(exc.errno, reason, str(path))
