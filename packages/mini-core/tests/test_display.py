@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from mini import display
 from mini.context import RunningGroup, enter_group
-from mini.display.meter import Meter, clock, describe, pace, span, summary
+from mini.display.meter import Meter, clock, count, describe, fraction, pace, span, summary
 from mini.status import FlowStatus, LogLine, Progress, WorkerStatus
 from pty_terminal import Terminal
 
@@ -880,6 +880,9 @@ def test_a_meter_of_days_keeps_few_samples() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        (count(3, 24), "3/24"),
+        (count(12_345_678, 100_000_000), "12345678/100000000"),
+        (count(1.5, None), "1.5"),
         (clock(7), "0:07"),
         (clock(3723.9), "1:02:03"),
         (span(0.0482), "48 ms"),
@@ -917,6 +920,12 @@ def test_what_calls_emit_is_cut_to_one_harmless_line() -> None:
     )
     assert describe(None, {"awkward": Awkward()}).startswith("awkward <Awkward instance at 0x")
     assert describe(None, {}) == ""
+    wrong = Progress("half", [1], "of it")  # type: ignore[arg-type]
+    assert describe(wrong, {}) == "half/[1] of it"
+    assert [fraction(progress) for progress in (wrong, Progress(1, 0), Progress(float("nan"), 3), None)] == [
+        None
+    ] * 4
+    assert [fraction(Progress(step, 10)) for step in (-1, 5, 11)] == [0.0, 0.5, 1.0]
 
 
 def test_the_summary_says_what_went_wrong() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import reprlib
 import threading
@@ -116,9 +117,9 @@ def pace(rate: float) -> str:
     raise AssertionError("unreachable")
 
 
-def count(done: float, total: float | None) -> str:
+def count(done: object, total: object) -> str:
     """3/24, or 3 where the end is not known. A step may be a fraction."""
-    return f"{done:.6g}" if total is None else f"{done:.6g}/{total:.6g}"
+    return _value(done, ".6g") if total is None else f"{_value(done, '.6g')}/{_value(total, '.6g')}"
 
 
 def describe(progress: Progress | None, metrics: dict[str, Any]) -> str:
@@ -131,19 +132,20 @@ def describe(progress: Progress | None, metrics: dict[str, Any]) -> str:
 
 
 def fraction(progress: Progress | None) -> float | None:
-    """How far a call is, from 0 to 1; None where it does not say."""
-    if progress is None or not progress.total:
+    """How far a call is, from 0 to 1; None where it does not say, or says what cannot be."""
+    try:
+        part = float(progress.step / progress.total) if progress is not None and progress.total else math.nan
+    except (TypeError, ValueError, ArithmeticError):
         return None
-    return min(max(progress.step / progress.total, 0.0), 1.0)
+    return None if math.isnan(part) else min(max(part, 0.0), 1.0)
 
 
-def _value(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
+def _value(value: object, form: str = ".4g") -> str:
+    """A number, a word or anything else that came from the user's code, in short."""
     if isinstance(value, str | int):
         return one_line(value)
     try:  # numpy's scalars format like Python's; an array or a dict is cut short
-        return f"{value:.4g}"
+        return format(value, form)
     except (TypeError, ValueError):
         return one_line(reprlib.repr(value))
 
