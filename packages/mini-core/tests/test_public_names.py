@@ -74,7 +74,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         ("import mini", ["typing", "pickle", "cloudpickle", "rich", "click", "asyncio", "mini.protocol"]),
         (
             "import mini; mini.LocalApparatus('x')",
-            ["rich", "click", "asyncio", "importlib.metadata", "subprocess"],
+            ["rich", "click", "asyncio", "importlib.metadata"],
         ),
         ("import mini.local.child", ["rich", "click", "asyncio", "subprocess", "importlib.metadata"]),
     ],

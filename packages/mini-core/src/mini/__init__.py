@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from .jobs import Job as Job
     from .jobs import JobGroup as JobGroup
     from .jobs import JobState as JobState
-    from .local import LocalApparatus as LocalApparatus
+    from .local.apparatus import LocalApparatus as LocalApparatus
     from .protocol import Apparatus as Apparatus
     from .registry import apparatus as apparatus
     from .requirements import find_project_root as find_project_root
@@ -83,7 +83,7 @@ _HOME = {
         "failure_record",
     ),
     "jobs": ("Job", "JobGroup", "JobState"),
-    "local": ("LocalApparatus",),
+    "local.apparatus": ("LocalApparatus",),
     "protocol": ("Apparatus",),
     "registry": ("apparatus",),
     "requirements": ("find_project_root", "project_packages", "uv_freeze"),

@@ -77,7 +77,7 @@ def backend_class(backend: str) -> Any:
     point = _entry_points().get(backend)
     if point is None:
         if backend == "local":  # works from a bare source tree too
-            from .local import LocalApparatus
+            from .local.apparatus import LocalApparatus
 
             return LocalApparatus
         package = KNOWN.get(backend)

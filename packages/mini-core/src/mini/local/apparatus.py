@@ -13,6 +13,10 @@ from ..errors import OptionError
 from ..options import Options
 from ..protocol import Apparatus
 
+# Not when the first call needs them: a copy made by fork while another thread imports a module waits for it for ever.
+from .inprocess import InlineCarrier, ThreadCarrier
+from .pool import ProcessPool
+
 if TYPE_CHECKING:
     from ..volume import Volume
 
@@ -106,11 +110,7 @@ class LocalApparatus(Apparatus):
     def _open_carrier(self, options: Options) -> Carrier:
         width = options.max_workers or usable_cores()
         if self.workers == "process":
-            from .pool import ProcessPool
-
             return ProcessPool(width, {**_thread_limits(width), **(options.env or {})})
-        from .inprocess import InlineCarrier, ThreadCarrier
-
         return InlineCarrier() if self.workers == "inline" else ThreadCarrier(width)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-import tempfile
 from enum import IntEnum
 
 from ..journal import COLUMN_BYTES, FILE_BYTES, WORDS
@@ -76,6 +75,8 @@ def anonymous_file(name: str, size: int) -> int:
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create(f"mini-{name}")
     else:  # macOS
+        import tempfile
+
         with tempfile.TemporaryFile(prefix=f"mini-{name}-") as file:
             fd = os.dup(file.fileno())
     try:
