@@ -25,7 +25,6 @@ BUILD = ROOT / "build"
 REPORT = BUILD / "conformance"
 
 PYTHONS = nox.project.python_versions(nox.project.load_toml(ROOT / "pyproject.toml"))
-OLDEST = PYTHONS[0]
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
 # The backends of the conformance matrix and the package that brings each: another one is one more line.
 BACKENDS = {
@@ -102,7 +101,7 @@ def conformance(session: nox.Session, backend: str) -> None:
         session.run("python", "-m", "mini.conformance", "report", str(REPORT))
 
 
-@nox.session(python=PYTHONS, reuse_venv=False)
+@nox.session(python=PYTHONS[-1], reuse_venv=False)
 @nox.parametrize("package", PACKAGES)
 def isolated(session: nox.Session, package: str) -> None:
     """Each package from its wheel, alone with what it depends on: its own tests pass."""
@@ -115,7 +114,7 @@ def isolated(session: nox.Session, package: str) -> None:
         pytest(session)
 
 
-@nox.session(python=OLDEST, reuse_venv=False)
+@nox.session(python=PYTHONS[0], reuse_venv=False)
 @nox.parametrize("package", PACKAGES)
 def minimums(session: nox.Session, package: str) -> None:
     """Each package with the oldest versions that it says it works with: its own tests pass."""
