@@ -1,0 +1,5 @@
+from .base import Suite
+
+
+class CapSuite(Suite):
+    """tmp"""

@@ -1,0 +1,5 @@
+from .base import Suite
+
+
+class ErrSuite(Suite):
+    """tmp"""

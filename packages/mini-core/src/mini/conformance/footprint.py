@@ -1,0 +1,95 @@
+"""What a process has, such as children and threads: for tests that nothing is started, or left behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import threading
+from collections import defaultdict
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Self
+
+__all__ = ["Footprint", "alive", "descendants"]
+
+_LINUX = Path("/proc/self/stat").exists()
+
+
+def _processes() -> dict[int, tuple[int, str]]:
+    """Parent and state of every process."""
+    if not _LINUX:
+        ps = subprocess.run(["ps", "-axo", "pid=,ppid=,stat="], capture_output=True, text=True, check=True)
+        rows = [line.split() for line in ps.stdout.splitlines()]
+        return {
+            int(pid): (int(parent), state[0]) for pid, parent, state in rows if int(parent) != os.getpid()
+        }
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                # The name, in parentheses, may have spaces and parentheses in it.
+                state, parent, *_ = (entry / "stat").read_text().rpartition(")")[2].split()
+            except (OSError, ValueError):
+                continue
+            found[int(entry.name)] = (int(parent), state)
+    return found
+
+
+def descendants(pid: int | None = None) -> frozenset[int]:
+    """The children of a process (of this one by default), and theirs, those included that have ended unnoticed."""
+    children = defaultdict(set)
+    for child, (parent, _) in _processes().items():
+        children[parent].add(child)
+    found: set[int] = set()
+    todo = [pid or os.getpid()]
+    while todo:
+        new = children[todo.pop()] - found
+        found |= new
+        todo += new
+    return frozenset(found)
+
+
+def alive(pid: int) -> bool:
+    """Whether there is a process `pid` that has not ended."""
+    return _processes().get(pid, (0, "Z"))[1] != "Z"
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What this process has at a moment."""
+
+    children: frozenset[str]
+    threads: frozenset[str]
+    descriptors: frozenset[str]
+    shared_memory: frozenset[str]
+    temporary_files: frozenset[str]
+
+    @classmethod
+    def now(cls) -> Self:
+        shm = Path("/dev/shm")
+        return cls(
+            frozenset(map(str, descendants())),
+            frozenset(f"{thread.name} {thread.ident}" for thread in threading.enumerate()),
+            _descriptors(),
+            frozenset(path.name for path in shm.iterdir()) if shm.is_dir() else frozenset(),
+            frozenset(path.name for path in Path(tempfile.gettempdir()).iterdir()),
+        )
+
+    def new_since(self, before: Footprint) -> list[str]:
+        """What there is and was not before."""
+        return [
+            f"{field.name}: {thing}"
+            for field in fields(self)
+            for thing in sorted(getattr(self, field.name) - getattr(before, field.name))
+        ]
+
+
+def _descriptors() -> frozenset[str]:
+    found = set()
+    for entry in Path("/dev/fd").iterdir():
+        try:
+            found.add(f"{entry.name} -> {entry.readlink() if _LINUX else ''}")
+        except OSError:  # the one that lists the directory
+            continue
+    return frozenset(found)

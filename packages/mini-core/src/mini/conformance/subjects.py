@@ -1,0 +1,252 @@
+"""Functions and classes that tests send to workers as they are. Workers import this module: standard library only."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import enum
+import functools
+import os
+import signal
+import threading
+import time
+from collections import namedtuple
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, TypeVar
+
+from .probes import Gate, Held, Tally, Unopened
+
+T = TypeVar("T")
+
+
+class Whose:
+    """An object with a method to be sent."""
+
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
+
+    def times(self, x: int) -> int:
+        return self.factor * x
+
+    @classmethod
+    def tripled(cls, x: int) -> int:
+        return cls(3).times(x)
+
+    @staticmethod
+    def halved(x: int) -> float:
+        return x / 2
+
+    def __call__(self, x: int) -> int:
+        return self.times(x)
+
+
+def identity(x: T) -> T:
+    return x
+
+
+def add(x: Any, y: Any = 0) -> Any:
+    return x + y
+
+
+def double(x: Any) -> Any:
+    return 2 * x
+
+
+def append_to(items: list[Any], item: Any) -> list[Any]:
+    """Change an argument and return it."""
+    items.append(item)
+    return items
+
+
+def raises(error: BaseException) -> None:
+    raise error
+
+
+def count_up(upto: int) -> Iterator[int]:
+    yield from range(upto)
+
+
+KEPT: dict[str, list[Any]] = {}
+
+
+def keep(item: Any, under: str) -> list[Any]:
+    """Add an item to a list that the worker keeps, and return that list."""
+    KEPT.setdefault(under, []).append(item)
+    return KEPT[under]
+
+
+@functools.lru_cache
+def cached(x: int) -> int:
+    return x + x
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+Pair = namedtuple("Pair", "left right")  # noqa: PYI024
+
+
+@dataclasses.dataclass
+class Point:
+    x: float
+    tags: list[str]
+
+
+async def plus_one(x: int) -> int:
+    await asyncio.sleep(0)
+    return x + 1
+
+
+class AsyncAdder:
+    async def __call__(self, x: int) -> int:
+        return await plus_one(x)
+
+
+class Generating:
+    def method(self) -> Iterator[int]:
+        yield 1
+
+    def __call__(self) -> Iterator[int]:
+        yield 1
+
+
+async def agenerate() -> AsyncIterator[int]:
+    yield 1
+
+
+def closure(factor: int) -> Callable[[int], int]:
+    def times(x: int) -> int:
+        return factor * x
+
+    return times
+
+
+def everything(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return args, kwargs
+
+
+def pass_gate(started: Gate, gate: Gate) -> str:
+    started.open()
+    gate.wait()
+    return "through"
+
+
+def one_then_wait(gate: Gate) -> Iterator[int]:
+    yield 1
+    gate.wait()
+    yield 2
+
+
+def count_for_ever(held: Held) -> Iterator[int]:
+    with held.hold():
+        number = 0
+        while True:
+            yield number
+            number += 1
+
+
+def two_then_fail() -> Iterator[int]:
+    yield 1
+    yield 2
+    raise KeyError("no third")
+
+
+def overwrite(array: Any) -> tuple[bool, str, tuple[int, ...], Any]:
+    """What arrived, and whether it can be written to."""
+    seen = array.copy()
+    array[...] = array.flat[0] if array.size else 0
+    return bool(array.flags.writeable), str(array.dtype), array.shape, seen
+
+
+# --- for maps ---
+
+
+def note_and_wait(number: int, tally: Tally, gate: Gate) -> int:
+    """Say that it has started, then wait at the gate."""
+    tally.add(number)
+    gate.wait()
+    return number
+
+
+def first_waits(number: int, tally: Tally, gate: Gate, seconds: float) -> int:
+    """Call 0 ends after the gate has been opened, or after some seconds; each call says when it has ended."""
+    if number == 0:
+        with contextlib.suppress(Unopened):
+            gate.wait(seconds)
+    tally.add(number)
+    return number
+
+
+def fail_beside(number: int, failing: int, started: Tally, ended: Tally, held: Held, gate: Gate) -> int:
+    """Calls 0 and 1 run at the same time, where that can be; `failing` fails, and the other waits at the gate."""
+    started.add(number)
+    with contextlib.suppress(Unopened):
+        started.wait_for(2, 1)
+    if number == failing:
+        raise LookupError(f"call {number}")
+    if number < 2:
+        with held.hold():
+            gate.wait()
+    ended.add(number)
+    return number
+
+
+def act(items: list[Any], what: str, pause: float) -> Any:
+    """One of the things that calls do, quickly or slowly."""
+    if pause:
+        time.sleep(pause)
+    if what == "raise":
+        raise LookupError(items)
+    items.append(what)
+    if what == "array":
+        return np_zeros(len(items))
+    if what == "number":
+        return len(items)
+    return items
+
+
+def np_zeros(count: int) -> Any:
+    import numpy as np
+
+    return np.zeros(count)
+
+
+def die(how: str) -> None:
+    """End the worker's process at once."""
+    if how == "SIGKILL":
+        os.kill(os.getpid(), signal.SIGKILL)
+        threading.Event().wait()
+    if how == "abort":
+        signal.signal(signal.SIGABRT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGABRT)
+        threading.Event().wait()
+    os._exit(3)
+
+
+def note_and_die(number: int, tally: Tally, deadly: int, how: str = "SIGKILL") -> int:
+    tally.add(number)
+    if number == deadly:
+        die(how)
+    return number
+
+
+def note_and_die_later(number: int, tally: Tally, deadly: int) -> int:
+    """As `note_and_die`, but the worker dies a moment later, at some other call."""
+    tally.add(number)
+    if number == deadly:
+        threading.Timer(0.0005, die, ["SIGKILL"]).start()
+    return number
+
+
+def use(number: int, heavy: Any) -> int:
+    return number + len(heavy.data)
+
+
+def blob(size: int) -> bytes:
+    return b"x" * size
+
+
+def total(array: Any) -> float:
+    return float(array.sum())
