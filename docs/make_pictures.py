@@ -1,4 +1,4 @@
-"""Makes docs/pictures from a real run of examples/digits in a real terminal: python docs/make_pictures.py"""
+"""Makes docs/pictures from a real run of examples/digits in a real terminal: python docs/make_pictures.py [FOLDER]"""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
 ROOT = Path(__file__).resolve().parents[1]
-PICTURES = ROOT / "docs" / "pictures"
 sys.path.insert(0, str(ROOT / "packages" / "mini-core" / "tests"))
 
 from pty_terminal import Terminal  # noqa: E402
@@ -91,19 +90,25 @@ def save(rows: list[Text], path: Path) -> None:
 
 
 def main() -> None:
-    PICTURES.mkdir(exist_ok=True)
-    # What a user types, and the program, as ./go runs it.
+    pictures = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "pictures"
+    pictures.mkdir(exist_ok=True)
+    # What a user types, and what ./go makes of it.
     command = 'printf "\\033[32m$\\033[m ./go demo\\n"; exec "$0" "$@"'
-    sweep = [sys.executable, ROOT / "examples/digits/sweep.py", "--out", PICTURES / "digits-sweep.png"]
-    with Terminal(["sh", "-c", command, *map(str, sweep)], rows=ROWS, columns=COLUMNS, cwd=ROOT) as terminal:
-        # A moment in the second half, when all workers are within a call.
-        terminal.until(
-            lambda: (
-                bool(re.search(r" 2\d/36 ", "\n".join(terminal.lines)))
-                and len(re.findall(r" (?:[89]|1\d)/30 epochs", "\n".join(terminal.lines))) == 2
+    sweep = [sys.executable, ROOT / "examples/digits/sweep.py", "--out", pictures / "digits-sweep.png"]
+    with Terminal(
+        ["sh", "-c", command, *map(str, sweep)], rows=ROWS, columns=COLUMNS, cwd=pictures
+    ) as terminal:
+
+        def telling() -> bool:
+            """In the second half, with two workers in the middle of a call."""
+            screen = "\n".join(terminal.lines)
+            done, inside = re.search(r" (\d+)/36 ", screen), re.findall(r" (\d+)/30 epochs", screen)
+            return (
+                done is not None and int(done[1]) >= 18 and sum(5 < int(epoch) < 26 for epoch in inside) >= 2
             )
-        )
-        save(screenshot(terminal), PICTURES / "live-display.svg")
+
+        terminal.until(telling)
+        save(screenshot(terminal), pictures / "live-display.svg")
         assert terminal.finish() == 0, "\n".join(terminal.everything)
 
 

@@ -22,6 +22,14 @@ def test_a_page_does_what_it_says(name: str, tmp_path: Path) -> None:
     pages.check(ROOT / name, tmp_path, env={"MINI_PROGRESS": "0"})
 
 
+def test_every_page_is_listed() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    others = [
+        path.relative_to(ROOT / "docs") for path in ROOT.glob("docs/**/*.md") if path.name != "README.md"
+    ]
+    assert [str(path) for path in others if f"]({path})" not in index] == []
+
+
 def page(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "page.md"
     path.write_text(text)

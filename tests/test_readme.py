@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pages
 import pytest
@@ -127,3 +128,23 @@ def test_the_names_of_the_table_are_there() -> None:
     for name in re.findall(r"`(\w+)\b", table):
         if name not in ("mini", "concurrent"):  # the command, the standard library
             assert hasattr(mini.Apparatus, name) or hasattr(mini, name), name
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_pictures_are_what_their_script_makes(tmp_path: Path) -> None:
+    env = {name: value for name, value in os.environ.items() if name != "MINI_PROGRESS"}
+    subprocess.run([sys.executable, ROOT / "docs" / "make_pictures.py", tmp_path], env=env, check=True)
+    kept = ROOT / "docs" / "pictures"
+    assert {path.name for path in kept.iterdir()} == {"live-display.svg", "digits-sweep.png"}
+    assert (tmp_path / "digits-sweep.png").read_bytes().startswith(b"\x89PNG")
+    for folder in (kept, tmp_path):
+        # The moment differs from run to run; what is shown does not.
+        image = ET.parse(folder / "live-display.svg")
+        words = " ".join(
+            "".join(element.itertext()) for element in image.iter("{http://www.w3.org/2000/svg}text")
+        )
+        words = words.replace("\xa0", " ")
+        assert "./go demo" in words
+        assert "best so far: 0." in words
+        assert re.search(r"\btrain\b.*/36 .*worker 1 .*/30 epochs +loss .*worker 2 ", words), words
