@@ -144,7 +144,7 @@ def test_the_pictures_are_what_their_script_makes(tmp_path: Path) -> None:
         words = " ".join(
             "".join(element.itertext()) for element in image.iter("{http://www.w3.org/2000/svg}text")
         )
-        words = words.replace("\xa0", " ")
+        words = " ".join(words.split())
         assert "./go demo" in words
         assert "best so far: 0." in words
         assert re.search(r"\btrain\b.*/36 .*worker 1 .*/30 epochs +loss .*worker 2 ", words), words
