@@ -84,21 +84,6 @@ class Unpicklable(Exception):
         self.lock = threading.Lock()
 
 
-class Unhashable(type):
-    def __eq__(cls, other: object) -> bool:
-        return cls is other
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-class OfUnhashable(metaclass=Unhashable):
-    pass
-
-
-def test_a_class_that_cannot_be_hashed_travels_by_its_name() -> None:
-    assert isinstance(wire.loads(wire.dumps(OfUnhashable())[0]), OfUnhashable)
-
-
 def caught(raiser: Any) -> BaseException:
     try:
         raiser()

@@ -88,11 +88,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, type):
-            try:
-                known = _tracked.get(obj)
-            except TypeError:  # a metaclass whose classes cannot be hashed; cloudpickle does not track those
-                return super().reducer_override(obj)
-            if known is None:
+            if (known := _tracked.get(obj)) is None:
                 reduced = super().reducer_override(obj)
                 if obj in _tracked:
                     _made_here.add(obj)
