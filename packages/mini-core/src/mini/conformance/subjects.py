@@ -9,6 +9,7 @@ import enum
 import functools
 import os
 import signal
+import sys
 import threading
 import time
 from collections import namedtuple
@@ -250,3 +251,144 @@ def blob(size: int) -> bytes:
 
 def total(array: Any) -> float:
     return float(array.sum())
+
+
+# --- errors ---
+
+
+class TwoArguments(Exception):
+    """Its constructor takes other arguments than `args` has."""
+
+    def __init__(self, code: int, why: str) -> None:
+        super().__init__(f"{why} ({code})")
+        self.code = code
+        self.why = why
+
+
+class KeywordsOnly(Exception):
+    def __init__(self, *, code: int) -> None:
+        super().__init__()
+        self.code = code
+
+
+class Slotted(Exception):
+    __slots__ = ("extra",)
+
+    def __init__(self, message: str, extra: list[int]) -> None:
+        super().__init__(message)
+        self.extra = extra
+
+
+class Derived(TwoArguments, LookupError):
+    pass
+
+
+class HoldsALock(Exception):
+    """Cannot be pickled."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.lock = threading.Lock()
+
+
+class CannotBeReduced(Exception):
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise RuntimeError("not me")
+
+
+class CannotBeRestored(Exception):
+    """Can be pickled, but not unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _not_me, ()
+
+
+def _not_me() -> None:
+    raise RuntimeError("not me")
+
+
+def raise_two_arguments(_: object = None) -> None:
+    raise TwoArguments(7, "because")
+
+
+def raise_with_attributes(_: object = None) -> None:
+    error = ValueError("plain", 1)
+    error.detail = {"a": [1]}  # type: ignore[attr-defined]
+    raise error
+
+
+def raise_unpicklable(kind: str) -> None:
+    classes: dict[str, type[Exception]] = {
+        "holds a lock": HoldsALock,
+        "cannot be reduced": CannotBeReduced,
+        "cannot be restored": CannotBeRestored,
+    }
+    raise classes[kind](f"it {kind}")  # the line that failed
+
+
+def deep(levels: int) -> None:
+    if levels:
+        deep(levels - 1)
+    raise LookupError("down here")  # the line that failed
+
+
+def chain(_: object = None) -> None:
+    try:
+        try:
+            deep(1)
+        except LookupError as exc:
+            exc.add_note("a note on the cause")
+            raise TypeError("in between") from exc
+    except TypeError:
+        error = ValueError("on top")
+        error.add_note("first note")
+        error.add_note("second note")
+        raise error  # noqa: B904
+
+
+def hide_the_context(_: object = None) -> None:
+    try:
+        deep(0)
+    except LookupError:
+        raise ValueError("on top") from None
+
+
+def raise_group(_: object = None) -> None:
+    errors: list[Exception] = []
+    for make in (chain, raise_two_arguments):
+        try:
+            make()
+        except Exception as exc:
+            errors.append(exc)
+    inner = ExceptionGroup("inner", [LookupError(1)])
+    group = ExceptionGroup("several", [*errors, inner])
+    group.add_note("a note on the group")
+    raise group
+
+
+def note_then_sleep(tally: Tally, seconds: float) -> None:
+    """Say in which process it runs, then take a long time."""
+    tally.add(os.getpid())
+    time.sleep(seconds)
+
+
+def misbehave(number: int, at: int, error: BaseException) -> int:
+    """Raise `error` itself, also where a generator or a loop would take it for its own."""
+    if number == at:
+        raise error
+    return number
+
+
+class NoRepr:
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+
+def fail_with(_: Any) -> None:
+    raise LookupError("failed")
+
+
+def exit_at_three(number: int) -> int:
+    if number == 3:
+        sys.exit("at three")
+    return number
