@@ -16,9 +16,8 @@ import threading
 import time
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 from . import wire
@@ -30,11 +29,12 @@ from .errors import (
     MiniError,
     WorkerLost,
 )
+from .inputs import PULL_SECONDS, Source
 from .output import Report
 from .status import CallRecord, FlowStatus, LogLine, Progress, WorkerStatus
 from .wire import Failure, Frames
 
-__all__ = ["Engine", "Flow", "Part", "Records", "Source"]
+__all__ = ["Engine", "Flow", "Part", "Records"]
 
 GROUP_SECONDS = 0.004
 """Calls are grouped until a group takes about this long: many times a round trip, too short to wait for."""
@@ -45,77 +45,15 @@ MOST_CHUNK = 1024
 CHUNK_GROWTH = 8
 DEFAULT_WINDOW = 6144
 """Inputs in flight or waiting to be consumed, for calls that turn out to be tiny."""
-PULL_SECONDS = 0.002
-"""How long an input iterator may take before the inputs at hand are sent without waiting for a full group."""
 STEWARD_DELAY = 0.02
+"""Seconds that nobody must have driven before the steward does."""
+STEWARD_LINGERS = 0.25
 SHOW_AFTER = 0.5
 CANCEL_GRACE = 0.1
 
 _group_ids = itertools.count(1)  # 0 is what a worker that has not begun is at
 _flow_ids = itertools.count()
 _id_prefix = os.urandom(4).hex() + "-"
-
-
-class Source:
-    """The inputs of a map, pulled as late as possible.
-
-    `anywhere` says that pulling runs no code of the user's, so that any thread may do it.
-    """
-
-    def __init__(self, iterables: tuple[Iterable[Any], ...]) -> None:
-        self.single = len(iterables) == 1
-        self.anywhere = all(
-            type(it) in (list, tuple, range, str, bytes, dict, set, frozenset) for it in iterables
-        )
-        sizes = [len(it) if hasattr(it, "__len__") else None for it in iterables]  # type: ignore[arg-type]
-        known = [size for size in sizes if size is not None]
-        self.total = min(known) if len(known) == len(sizes) else None
-        self._rows: Iterator[Any] = iter(iterables[0]) if self.single else zip(*iterables, strict=False)
-        self._back: list[Any] = []
-        self.exhausted = False
-        self.error: BaseException | None = None
-        self.seconds = 0.0
-        """How long the last `take` took."""
-
-    def take(self, count: int) -> list[Any]:
-        """At most `count` inputs; fewer at the end, or when the iterator is slow. Never raises what it raises."""
-        rows: list[Any] = []
-        if self._back:
-            rows, self._back = self._back[:count], self._back[count:]
-            return rows
-        began = time.monotonic()
-        step = count if self.anywhere else 1
-        try:
-            while len(rows) < count:
-                want = min(step, count - len(rows))
-                before = len(rows)
-                # extend, not islice into a new list: what came before an error is kept.
-                rows.extend(islice(self._rows, want))
-                if len(rows) - before < want:
-                    self.exhausted = True
-                    break
-                self.seconds = time.monotonic() - began
-                if self.seconds > PULL_SECONDS:
-                    break
-                step *= 4
-        except Exception as exc:
-            self.exhausted = True
-            self.error = exc
-        self.seconds = time.monotonic() - began
-        return rows
-
-    def put_back(self, rows: list[Any]) -> None:
-        self._back = rows + self._back
-
-    @property
-    def empty(self) -> bool:
-        return self.exhausted and not self._back
-
-    def close(self) -> None:
-        """Drop the iterators: a generator that was passed runs its own clean-up."""
-        self.exhausted = True
-        self._back = []
-        self._rows = iter(())
 
 
 @dataclass(slots=True)
@@ -283,8 +221,6 @@ class Engine:
             if flow.live_logs:
                 self._show(flow)
             self._feed(flow)
-            if not flow.task.single or flow.on_change is not None:
-                self._ensure_steward()
             if self._driver is not None:
                 self.carrier.wake()
 
@@ -461,9 +397,17 @@ class Engine:
                     idle += 1
                 continue
             idle = 0
+            # While the inputs were pulled, without the lock, the flow may have been abandoned or the room been taken.
+            if flow.abandoned:
+                continue
+            if self.carrier.room(flow.task) <= 0:
+                flow.backlog.append(group)
+                continue
             if flow.on_start is not None and not flow.on_start():
                 self._drop(flow)
                 continue
+            if not flow.task.single or flow.on_change is not None:
+                self._ensure_steward()
             flow.running[group.id] = group
             self._by_group[group.id] = flow
             label = group.worker = self.carrier.start(group)
@@ -518,10 +462,7 @@ class Engine:
         flow.pulling = True
         self._lock.release()
         try:
-            rows = flow.source.take(count)
-            if not rows:
-                return None
-            packed = wire.pack_column(rows) if flow.source.single else wire.pack_rows(rows)
+            packed = flow.source.take(count)
         finally:
             self._lock.acquire()
             flow.pulling = False
@@ -529,11 +470,8 @@ class Engine:
         flow.pulled += packed.count
         if packed.error is not None:
             flow.pulled += 1
-            bad = rows[packed.count]
-            flow.source.put_back(rows[packed.count + 1 :])
-            values = [bad] if flow.source.single else list(bad)
             index = start + packed.count
-            flow.inputs[index] = ", ".join(map(wire.BRIEF.repr, values))
+            flow.inputs[index] = ", ".join(map(wire.BRIEF.repr, packed.bad))
             self._fail(flow, index, 1, Failure.of(packed.error, "serialization"))
         if not packed.count:
             return None
@@ -559,11 +497,11 @@ class Engine:
             try:
                 for event in events:
                     self._handle(event)
+                if events:
+                    self._announce_room()
             finally:
                 if self._waiting or self._closed:
                     self._changed.notify_all()
-        if self._driven > self._doomed_until:
-            self._doomed_until = 0.0
         self._run_later()
 
     def _poll_time(self, timeout: float | None) -> float | None:
@@ -603,6 +541,12 @@ class Engine:
                 if flow.running or flow.backlog or not flow.source.empty:
                     flow.broken = event.error
                     self._announce(flow)
+
+    def _announce_room(self) -> None:
+        """Workers may have become free for flows whose inputs only their consumers may pull."""
+        for flow in list(self._turn):
+            if flow.on_change is not None and not flow.source.anywhere and self.carrier.room(flow.task) > 0:
+                flow.on_change()
 
     def _announce(self, flow: Flow) -> None:
         if flow.on_change is not None:
@@ -809,27 +753,39 @@ class Engine:
 
     def _serve(self) -> None:
         """Drive while flows run and nobody else does; end when there is nothing left to drive."""
-        idle_since = None
         with self._lock:
-            while not self._closed:
-                urgent = any(flow.on_change is not None for flow in list(self._flows.values()))
-                busy = bool(self._by_group) and (urgent or self.carrier.background)
-                if not busy and not (urgent and self._turn):
-                    idle_since = idle_since or time.monotonic()
-                    if not self._flows and not self._doomed_until and time.monotonic() - idle_since > 0.25:
-                        break
-                    self._changed.wait(STEWARD_DELAY)
-                    continue
-                idle_since = None
-                if self._driver is not None or (self._waiting and not urgent):
-                    self._changed.wait(STEWARD_DELAY)
-                elif urgent or time.monotonic() - self._driven >= STEWARD_DELAY:
-                    self._feed(None)
-                    self._drive(0.05 if not urgent else None)
-                    self._feed(None)
-                else:
-                    self._changed.wait(STEWARD_DELAY)
-            self._steward = None
+            try:
+                self._drive_for_others()
+            except BaseException as exc:
+                # A defect, of the carrier or of ours. Whoever waits must hear of it instead of waiting for ever.
+                for flow in list(self._flows.values()):
+                    flow.broken = exc
+                    self._announce(flow)
+                raise
+            finally:
+                self._steward = None
+                self._changed.notify_all()
+
+    def _drive_for_others(self) -> None:
+        idle_since = None
+        while not self._closed:
+            urgent = any(flow.on_change is not None for flow in list(self._flows.values()))
+            busy = bool(self._by_group) and (urgent or self.carrier.background)
+            if not busy and not (urgent and self._turn):
+                now = time.monotonic()
+                idle_since = idle_since or now
+                if not self._flows and now > max(self._doomed_until, idle_since + STEWARD_LINGERS):
+                    return
+                self._changed.wait(STEWARD_DELAY)
+                continue
+            idle_since = None
+            taken = self._driver is not None or (self._waiting and not urgent)
+            if taken or not (urgent or time.monotonic() - self._driven >= STEWARD_DELAY):
+                self._changed.wait(STEWARD_DELAY)
+            else:
+                self._feed(None)
+                self._drive(None if urgent else 0.05)
+                self._feed(None)
 
     # --- fork ---
 

@@ -35,6 +35,7 @@ __all__ = [
     "STARTED",
     "WORDS",
     "Journal",
+    "Peek",
     "saved_parts",
 ]
 
@@ -272,3 +273,33 @@ def saved_parts(words: memoryview[int], column: memoryview[int], file: JournalFi
         if failure:
             failed.append(position)
     return _journal_part(base, at - base, failed, stored, data[: outcomes.tell()])
+
+
+class Peek:
+    """Reads what a worker that still runs has saved of a slow group."""
+
+    def __init__(self, words: memoryview[int], column: memoryview[int], file: JournalFile) -> None:
+        self._words = words
+        self._column = column
+        self._file = file
+        self._seen = (0, 0)
+
+    def read(self, group: int, received: int) -> Frames:
+        """A part with outcomes of `group` beyond the first `received`, if there were some at the last call already."""
+        words = self._words
+        base, at = words[BASE], words[AT]
+        if words[GROUP] != group or at == IDLE or at <= max(base, received):
+            return []
+        if self._seen != (group, at):
+            # Only what was there the last time is read, so that no write to it can still be under way.
+            self._seen = (group, at)
+            return []
+        part = saved_parts(words, self._column, self._file)
+        return part if words[GROUP] == group and words[BASE] == base else []
+
+    def left(self, group: int, count: int) -> int:
+        """How many of the `count` calls of `group` have not started, as far as the words tell."""
+        words = self._words
+        if words[GROUP] != group or words[AT] == IDLE:
+            return 0
+        return count - words[AT] - 1

@@ -26,8 +26,9 @@ from . import engine as _engine
 from . import wire
 from .capability import Capability
 from .carrier import Carrier, Task
-from .engine import Engine, Flow, Part, Records, Source
+from .engine import Engine, Flow, Part, Records
 from .errors import OptionError, Unsupported
+from .inputs import Source
 from .options import Options, check_name
 from .registry import backend_names
 from .status import CallRecord, FlowStatus, LogLine

@@ -256,11 +256,12 @@ def serialization_error(what: str, obj: object, name: str, exc: BaseException) -
 
 @dataclass(slots=True, eq=False)
 class PackedRows:
-    """`count` rows as a payload; when `error` is set, the row after them could not be pickled."""
+    """`count` rows as a payload; when `error` is set, the row after them, `bad`, could not be pickled."""
 
     frames: Frames
     count: int
     error: SerializationError | None = None
+    bad: tuple[Any, ...] = ()
 
 
 def pack_rows(rows: list[tuple[Any, ...]], *, copy: bool = True) -> PackedRows:
@@ -295,30 +296,51 @@ def pack_column(column: list[Any], *, copy: bool = True) -> PackedRows:
 
 
 def _pack_items(rows: list[tuple[Any, ...]], copy: bool) -> PackedRows:
-    file = io.BytesIO()
-    buffers: list[pickle.PickleBuffer] = []
-    frames: list[Frame] = []
-    pickler = Pickler(file, keep_large(buffers))
-    ends: list[int] = []
-    counts: list[int] = []
-    error = None
+    packer = RowPacker(copy=copy)
     for row in rows:
+        if not packer.add(row):
+            break
+    return packer.pack()
+
+
+class RowPacker:
+    """Packs rows one at a time, each as it is at that moment."""
+
+    def __init__(self, *, copy: bool) -> None:
+        self._copy = copy
+        self._file = io.BytesIO()
+        self._buffers: list[pickle.PickleBuffer] = []
+        self._pickler = Pickler(self._file, keep_large(self._buffers))
+        self._frames: list[Frame] = []
+        self._ends: list[int] = []
+        self._counts: list[int] = []
+        self._error: SerializationError | None = None
+        self._bad: tuple[Any, ...] = ()
+
+    def add(self, row: tuple[Any, ...]) -> bool:
+        """Pack a row; False if it cannot be pickled, which then is the end of what is packed."""
         try:
-            pickler.dump(row)
-            memory = raw(buffers, copy=copy)
+            self._pickler.dump(row)
+            memory = raw(self._buffers, copy=self._copy)
         except BaseException as exc:
             if isinstance(exc, KeyboardInterrupt | MemoryError):
                 raise
-            file.truncate(ends[-1] if ends else 0)
-            error = _argument_error(row, exc)
-            break
-        pickler.clear_memo()
-        ends.append(file.tell())
-        counts.append(len(buffers))
-        frames += memory
-        buffers.clear()
-    head = marshal.dumps(("items", len(ends), ends, counts))
-    return PackedRows([head, file.getvalue(), *frames], len(ends), error)
+            self._file.truncate(self._ends[-1] if self._ends else 0)
+            self._error = _argument_error(row, exc)
+            self._bad = row
+            return False
+        self._pickler.clear_memo()
+        self._ends.append(self._file.tell())
+        self._counts.append(len(self._buffers))
+        self._frames += memory
+        self._buffers.clear()
+        return True
+
+    def pack(self) -> PackedRows:
+        head = marshal.dumps(("items", len(self._ends), self._ends, self._counts))
+        return PackedRows(
+            [head, self._file.getvalue(), *self._frames], len(self._ends), self._error, self._bad
+        )
 
 
 def _argument_error(row: tuple[Any, ...], exc: BaseException) -> SerializationError:

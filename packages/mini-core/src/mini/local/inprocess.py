@@ -9,12 +9,16 @@ import time
 from collections import deque
 
 from ..carrier import Carrier, Event, Group, Outcomes, Reports, Returned, Task
-from ..journal import COLUMN_BYTES, WORDS
+from ..journal import COLUMN_BYTES, WORDS, Peek
 from ..output import Outbox, Report
 from ..wire import Frames
 from ..worker import Program, Worker
 
 __all__ = ["InlineCarrier", "ThreadCarrier"]
+
+
+SLOW_SECONDS = 0.01
+"""A group that takes longer has what is finished of it handed out, and what has not started given to idle threads."""
 
 
 class _File(io.BytesIO):
@@ -28,13 +32,15 @@ class _Station:
     def __init__(self, carrier: _InProcess, label: str) -> None:
         self.label = label
         self.group: Group | None = None
+        self.since = 0.0
         self._carrier = carrier
         self._programs: dict[str, Program] = {}
         words = memoryview(bytearray(8 * WORDS)).cast("Q")
         column = memoryview(bytearray(COLUMN_BYTES))
-        self.worker = Worker(
-            self, Outbox(self._report, shared=True), words, column, _File(), process_wide=False
-        )
+        file = _File()
+        outbox = Outbox(self._report, shared=True)
+        self.worker = Worker(self, outbox, words, column, file, process_wide=False)
+        self.peek = Peek(words, column, file)
 
     def run(self, group: Group) -> None:
         task = group.task
@@ -170,6 +176,7 @@ class ThreadCarrier(_InProcess):
                 if self._closed:
                     break
                 group = station.group = self._queue.popleft()
+                station.since = time.monotonic()
             try:
                 station.run(group)
             finally:
@@ -198,8 +205,29 @@ class ThreadCarrier(_InProcess):
 
     def poll(self, timeout: float | None) -> list[Event]:
         with self._own:
-            self._arrived.wait_for(lambda: self._events or self._woken, timeout)
+            if any(station.group is not None and station.group.count > 1 for station in self._stations):
+                timeout = SLOW_SECONDS if timeout is None else min(timeout, SLOW_SECONDS)
+            if not self._arrived.wait_for(lambda: self._events or self._woken, timeout):
+                for station in self._stations:
+                    group = station.group
+                    if group is not None and (part := station.peek.read(group.id, group.received)):
+                        self._events.append(Outcomes(group, part, None))
             return self._take_events()
+
+    def steal(self) -> None:
+        with self._own:
+            idle = len(self._stations) < self.width or any(s.group is None for s in self._stations)
+            if not idle or self._queue:
+                return
+            for station in self._stations:
+                group = station.group
+                if group is None or time.monotonic() - station.since < SLOW_SECONDS:
+                    continue
+                # One step of the interpreter: a row is either taken by the call loop or taken back here.
+                if station.peek.left(group.id, group.count) and (rest := list(station.worker.rows)):
+                    self._events.append(Returned(group, len(rest)))
+                    self._arrived.notify_all()
+                    return
 
     def close(self, *, kill: bool) -> None:
         with self._own:
@@ -246,7 +274,6 @@ class InlineCarrier(_InProcess):
         try:
             station.group = group
             station.run(group)
-            station.forget(group.task)
         finally:
             with self._own:
                 station.group = None
@@ -261,6 +288,12 @@ class InlineCarrier(_InProcess):
             self._run(group)
         with self._own:
             return self._take_events()
+
+    def forget(self, task: Task) -> None:
+        super().forget(task)
+        with self._own:
+            for station in self._idle:
+                station.forget(task)
 
     def close(self, *, kill: bool) -> None:
         with self._own:

@@ -24,7 +24,7 @@ from pathlib import Path
 from .. import wire
 from ..carrier import Broken, Carrier, Event, Group, Lost, Outcomes, Reports, Returned, Task
 from ..errors import BackendUnavailable, FailureKind
-from ..journal import AT, BASE, GROUP, IDLE, READY, STARTED, saved_parts
+from ..journal import AT, GROUP, IDLE, READY, STARTED, Peek, saved_parts
 from .channel import Channel
 from .messages import CONTROL, MEMORY_BYTES, Data, JournalMemory, Order, anonymous_file
 
@@ -58,8 +58,6 @@ class ProcessWorker:
         self.stealing = False
         self.orders: deque[tuple[bytes, int]] = deque()
         """Orders that the control connection could not take yet, each with a descriptor to send or -1."""
-        self.seen = (0, 0)
-        """Group and count of outcomes in its journal when last looked at."""
         self.verdict: tuple[FailureKind, str] | None = None
         """Why the pool killed it."""
         self.watched = _READ
@@ -69,6 +67,7 @@ class ProcessWorker:
             undo.callback(os.close, memory)
             self.memory = JournalMemory(memory)
             self.words = self.memory.words
+            self.peek = Peek(self.words, self.memory.column, self.memory.file)
             ours, theirs = socket.socketpair()
             undo.callback(theirs.close)
             control, their_control = socket.socketpair()
@@ -356,16 +355,7 @@ class ProcessPool(Carrier):
 
     def _peek(self, worker: ProcessWorker, group: Group, events: list[Event]) -> None:
         """Hand out what a slow group has finished so far."""
-        words = worker.words
-        base, at = words[BASE], words[AT]
-        if words[GROUP] != group.id or at == IDLE or at <= max(base, group.received):
-            return
-        if worker.seen != (group.id, at):
-            # Only what was there the last time is read, so that no write to it can still be under way.
-            worker.seen = (group.id, at)
-            return
-        part = worker.saved()
-        if words[GROUP] == group.id and words[BASE] == base and part:
+        if part := worker.peek.read(group.id, group.received):
             events.append(Outcomes(group, part, None))
 
     def _bury(self, worker: ProcessWorker, events: list[Event]) -> None:
@@ -445,19 +435,13 @@ class ProcessPool(Carrier):
             if not worker.groups or now - worker.since < STEAL_SECONDS:
                 continue
             group = worker.groups[-1]
-            left = group.count if len(worker.groups) > 1 else self._left(worker, group)
+            left = group.count if len(worker.groups) > 1 else worker.peek.left(group.id, group.count)
             if left > 0 and (busiest is None or left > busiest[0]):
                 busiest = (left, worker, group)
         if busiest is not None:
             _, worker, group = busiest
             worker.stealing = True
             worker.order(Order.STEAL, number=group.id)
-
-    def _left(self, worker: ProcessWorker, group: Group) -> int:
-        """How many calls of the group at hand have not started, as far as its words tell."""
-        if worker.words[GROUP] != group.id or worker.words[AT] == IDLE:
-            return 0
-        return group.count - worker.words[AT] - 1
 
     def retract(self, task: Task) -> None:
         for worker in self._workers:
