@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mini import RemoteError, SerializationError, wire
 from mini.journal import COLUMN_BYTES, FILE_BYTES, WORDS, saved_parts
@@ -238,6 +238,7 @@ outcomes = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(outcomes)
 def test_whatever_the_outcomes_are_they_arrive_and_are_saved_before_the_next_call(calls: list[Any]) -> None:
     host, saved = work(calls, lambda value: value)
