@@ -58,4 +58,4 @@ def test_derived_apparatuses_keep_their_class(app: mini.LocalApparatus) -> None:
 
 def test_wrong_arguments_are_found_before_anything_runs(app: mini.LocalApparatus) -> None:
     with pytest.raises(TypeError):
-        app.run(double, "2", 3)  # type: ignore[call-arg, arg-type]
+        app.run(double, "2", 3)  # type: ignore[call-overload]

@@ -73,6 +73,11 @@ class TwoArguments(Exception):
         self.left, self.right = left, right
 
 
+class WithSlots(Exception):
+    __slots__ = ("extra",)
+    extra: list[int]
+
+
 class OwnReduce(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         return OwnReduce, ("rebuilt",)
@@ -125,6 +130,15 @@ def test_exceptions_keep_type_arguments_and_attributes(original: BaseException) 
     assert {k: v for k, v in vars(arrived).items() if k != "lock"} == vars(original)
     assert isinstance(arrived.__cause__, OSError)
     assert [f.name for f in traceback.extract_tb(arrived.__traceback__)][-1] == "raise_"
+
+
+def test_slots_arrive_too() -> None:
+    original = WithSlots("a")
+    original.extra = [1]
+    original.plain = 2  # type: ignore[attr-defined]
+    arrived = send(original)
+    assert isinstance(arrived, WithSlots)
+    assert (arrived.extra, arrived.plain, arrived.args) == ([1], 2, ("a",))  # type: ignore[attr-defined]
 
 
 def test_a_group_keeps_its_members() -> None:

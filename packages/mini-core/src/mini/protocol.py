@@ -113,8 +113,6 @@ class Apparatus(ABC):
     """
 
     backend: ClassVar[str]
-    ignored_options: ClassVar[tuple[str, ...]] = ()
-    """Neutral options that this backend has no use for."""
 
     def __init__(self, name: str) -> None:
         self.name = check_name(name)
@@ -129,6 +127,11 @@ class Apparatus(ABC):
     @abstractmethod
     def capabilities(self) -> frozenset[Capability]:
         """What this backend honours; answering starts nothing."""
+
+    @property
+    def ignored_options(self) -> tuple[str, ...]:
+        """Neutral options that this backend has no use for."""
+        return ()
 
     @abstractmethod
     def _open_carrier(self, options: Options) -> Carrier:
@@ -652,10 +655,14 @@ async def _async_results(engine: Engine, flow: Flow) -> AsyncGenerator[Any, None
                 elif flow.return_exceptions:
                     yield _error(flow, index, value)
                 else:
-                    cancel = True
                     flow.status.state = "FAILED"
                     raise _error(flow, index, value)
             engine.consumed(flow, part.count)
+    except GeneratorExit:
+        raise  # the loop was left early: what runs may end
+    except BaseException:
+        cancel = True  # also when the task that consumes it is cancelled
+        raise
     finally:
         engine.abandon(flow, cancel=cancel)
 

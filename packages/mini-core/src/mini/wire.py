@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from types import FunctionType, SimpleNamespace, TracebackType
+from types import FunctionType, MemberDescriptorType, SimpleNamespace, TracebackType
 from typing import Any, cast
 
 import cloudpickle
@@ -564,6 +564,7 @@ def _reduce_exception(exc: BaseException) -> Any:
         and cls.__reduce_ex__ is object.__reduce_ex__
     ):
         build, args = _build_exception, (cls, args)
+        state = (state, _slots(exc))  # Python's own reduction of exceptions forgets them
     links = (exc.__cause__, exc.__context__, exc.__suppress_context__, exc.__traceback__)
     return build, args, (state, links), None, None, _restore_exception
 
@@ -576,10 +577,25 @@ def _build_exception(cls: type[BaseException], args: tuple[Any, ...]) -> BaseExc
     return exc
 
 
+def _slots(exc: BaseException) -> dict[str, Any]:
+    names = [
+        n
+        for cls in type(exc).__mro__
+        for n in getattr(cls, "__slots__", ())
+        if isinstance(cls.__dict__.get(n), MemberDescriptorType)
+    ]
+    return {name: getattr(exc, name) for name in names if hasattr(exc, name)}
+
+
 def _restore_exception(exc: BaseException, state: tuple[Any, tuple[Any, ...]]) -> None:
     attributes, (cause, context, suppress, trace) = state
+    slots: dict[str, Any] = {}
+    if isinstance(attributes, tuple) and len(attributes) == 2:
+        attributes, slots = attributes
     if attributes is not None:
         exc.__setstate__(attributes)
+    for name, value in slots.items():
+        setattr(exc, name, value)
     exc.__context__ = context
     exc.__cause__ = cause
     exc.__suppress_context__ = suppress

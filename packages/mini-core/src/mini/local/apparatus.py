@@ -52,7 +52,6 @@ class LocalApparatus(Apparatus):
     """
 
     backend: ClassVar[str] = "local"
-    ignored_options: ClassVar[tuple[str, ...]] = ("cpu", "memory", "gpu", "image")
 
     def __init__(
         self,
@@ -76,6 +75,11 @@ class LocalApparatus(Apparatus):
     @property
     def capabilities(self) -> frozenset[Capability]:
         return _PROCESS if self.workers == "process" else _IN_PROCESS
+
+    @property
+    def ignored_options(self) -> tuple[str, ...]:
+        nowhere = ("cpu", "memory", "gpu", "image")
+        return nowhere if self.workers == "process" else (*nowhere, "env", "timeout")
 
     def _settings(self) -> dict[str, Any]:
         return {"name": self.name, "data_dir": str(self.data_root), "workers": self.workers}
