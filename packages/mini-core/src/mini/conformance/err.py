@@ -456,17 +456,12 @@ class ErrSuite(Suite):
 
         A failure means that the death of one worker ends the calls of the others.
         """
-        outcome: list[Any] = []
-        thread = threading.Thread(
-            target=lambda: outcome.append(apparatus.run(subjects.pass_gate, gate, gate2)), daemon=True
-        )
-        thread.start()
+        beside = probes.in_background(apparatus.run, subjects.pass_gate, gate, gate2)
         gate.wait()
         with pytest.raises(WorkerLost):
             apparatus.run(subjects.die, "exit")
         gate2.open()
-        thread.join(patience)
-        assert outcome == ["through"]
+        assert beside.result(patience) == "through"
 
     @when_declined(test_err_06_a_call_beside_it_goes_on)
     def _err_06_no_call_goes_on(self, scripts: Scripts) -> None:

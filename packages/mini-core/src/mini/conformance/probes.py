@@ -10,7 +10,8 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ __all__ = [
     "Held",
     "Tally",
     "Unopened",
+    "in_background",
     "until",
     "where",
 ]
@@ -40,6 +42,20 @@ def until(condition: Any, seconds: float, what: str = "it") -> None:
         if time.monotonic() > deadline:
             raise Unopened(f"{what} did not happen within {seconds:g} s")
         time.sleep(POLL)
+
+
+def in_background(function: Callable[..., Any], *args: Any) -> Future[Any]:
+    """Call a function in a thread of its own, which keeps nobody from leaving."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function(*args))
+        except BaseException as exc:
+            future.set_exception(exc)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,12 @@
-"""Functions and classes that tests send to workers as they are. Workers import this module: standard library only."""
+"""Functions and classes that tests send to workers as they are. Workers import this module: nothing but the
+standard library and mini."""
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
+import contextvars
 import dataclasses
 import enum
 import functools
@@ -14,8 +17,10 @@ import threading
 import time
 from collections import namedtuple
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
+from ..context import current_job
 from .probes import Gate, Held, Tally, Unopened
 
 T = TypeVar("T")
@@ -392,3 +397,77 @@ def exit_at_three(number: int) -> int:
     if number == 3:
         sys.exit("at three")
     return number
+
+
+# --- options ---
+
+
+def note_and_fail(tally: Tally) -> None:
+    tally.add("called")
+    raise LookupError("always")
+
+
+def alone(path: str) -> bool:
+    """Whether no other call is in here at the same time."""
+    try:
+        fd = os.open(path, os.O_CREAT | os.O_EXCL)
+    except FileExistsError:
+        return False
+    try:
+        time.sleep(0.002)
+    finally:
+        os.close(fd)
+        Path(path).unlink()
+    return True
+
+
+def hang(held: Held, what: str, seconds: float, tally: Tally) -> None:
+    """Take longer than anybody waits, but not for ever."""
+    tally.add("started")
+    with held.hold():
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if what == "sleeps":
+                time.sleep(seconds)
+    tally.add("ended")
+
+
+def sleep_then(seconds: float, value: T) -> T:
+    time.sleep(seconds)
+    return value
+
+
+def fail_at_first(tally: Tally, failures: int) -> int:
+    """Fail that many times; then return the number of the attempt."""
+    tally.add("called")
+    attempt = len(tally.read())
+    if attempt <= failures:
+        raise LookupError(f"attempt {attempt}")
+    return attempt
+
+
+def die_at_first(tally: Tally, deaths: int) -> int:
+    tally.add("called")
+    attempt = len(tally.read())
+    if attempt <= deaths:
+        die("SIGKILL")
+    return attempt
+
+
+def raise_at_seven() -> None:
+    job = current_job()
+    if job is not None and job.index == 7:
+        raise LookupError("hook at 7")
+
+
+def nothing() -> None:
+    pass
+
+
+# --- context ---
+
+
+def in_a_thread(function: Callable[..., T], *args: Any) -> T:
+    """Call a function in a thread of its own, as libraries do."""
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        return executor.submit(contextvars.copy_context().run, function, *args).result()
