@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -127,6 +128,8 @@ class Carrier(ABC):
         width: how many workers there may be at the same time.
         lock: guards carrier and engine; shared between them.
         background: whether calls may make progress while nobody waits for them.
+        on_reports: set by the engine; takes reports at once, from any thread that does not hold the lock. For carriers
+            whose `poll` runs calls itself; the others return `Reports` from it.
     """
 
     background = True
@@ -134,6 +137,7 @@ class Carrier(ABC):
     def __init__(self, width: int) -> None:
         self.width = width
         self.lock = threading.RLock()
+        self.on_reports: Callable[[list[Report]], None] | None = None
 
     @abstractmethod
     def room(self, task: Task) -> int:

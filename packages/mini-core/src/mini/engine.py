@@ -208,6 +208,7 @@ class Engine:
         self._doomed_until = 0.0
         self._closed: str | None = None
         self._later: deque[Callable[[], None]] = deque()
+        carrier.on_reports = self._report_now
         _engines.add(self)
 
     # --- for the apparatus ---
@@ -406,7 +407,7 @@ class Engine:
             if flow.on_start is not None and not flow.on_start():
                 self._drop(flow)
                 continue
-            if not flow.task.single or flow.on_change is not None:
+            if not flow.task.single or flow.on_change is not None or not self.carrier.background:
                 self._ensure_steward()
             flow.running[group.id] = group
             self._by_group[group.id] = flow
@@ -738,6 +739,10 @@ class Engine:
                 if flow.live_logs:
                     flow.status.log.extend(lines)
 
+    def _report_now(self, reports: list[Report]) -> None:
+        with self._lock:
+            self._on_reports(reports)
+
     def _worker_of(self, flow: Flow, index: int) -> WorkerStatus | None:
         for group in flow.running.values():
             if group.start <= index < group.start + group.count:
@@ -776,6 +781,9 @@ class Engine:
                 idle_since = idle_since or now
                 if not self._flows and now > max(self._doomed_until, idle_since + STEWARD_LINGERS):
                     return
+                self._poll_time(
+                    None
+                )  # a carrier that runs calls itself leaves nobody else to look at the time
                 self._changed.wait(STEWARD_DELAY)
                 continue
             idle_since = None

@@ -62,9 +62,9 @@ class Outbox:
 
         return emit
 
-    def printed(self, group: RunningGroup, stream: str, lines: list[str]) -> None:
+    def printed(self, group: RunningGroup, index: int, stream: str, lines: list[str]) -> None:
         with self._lock:
-            self._printed.append((group.flow, group.index, group.attempt, stream, lines))
+            self._printed.append((group.flow, index, group.attempt, stream, lines))
             self._waiting += sum(map(len, lines))
             self._soon()
 
@@ -141,7 +141,8 @@ class LineStream(io.TextIOBase):
     def __init__(self, name: str, outside: TextIO | None) -> None:
         self._name = name
         self.outside = outside
-        self._rest: dict[int, tuple[RunningGroup, str]] = {}
+        self._rest: dict[int, tuple[int, str]] = {}
+        """For each group, the input index and the text of a line that has no end yet."""
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
@@ -167,18 +168,22 @@ class LineStream(io.TextIOBase):
             return self.outside.write(text) if self.outside is not None else len(text)
         if outbox.tee and self.outside is not None:
             self.outside.write(text)
+        index = group.index
         held = self._rest.pop(id(group), None)
+        if held is not None and held[0] != index:  # a line ends with its call
+            outbox.printed(group, held[0], self._name, [held[1]])
+            held = None
         *lines, rest = ((held[1] if held else "") + text).split("\n")
         if rest:
-            self._rest[id(group)] = (group, rest)
+            self._rest[id(group)] = (index, rest)
         if lines:
-            outbox.printed(group, self._name, lines)
+            outbox.printed(group, index, self._name, lines)
         return len(text)
 
     def end_line(self, group: RunningGroup, outbox: Outbox) -> None:
         """A line without an end is a line too, once its group is over."""
         if self._rest and (held := self._rest.pop(id(group), None)) is not None:
-            outbox.printed(held[0], self._name, [held[1]])
+            outbox.printed(group, held[0], self._name, [held[1]])
 
     def flush(self) -> None:
         if self.outside is not None and not self.outside.closed:

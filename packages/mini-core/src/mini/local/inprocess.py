@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 
-from ..carrier import Carrier, Event, Group, Outcomes, Reports, Returned, Task
+from ..carrier import Broken, Carrier, Event, Group, Outcomes, Reports, Returned, Task
 from ..journal import COLUMN_BYTES, WORDS, Peek
 from ..output import Outbox, Report
 from ..wire import Frames
@@ -68,7 +68,7 @@ class _Station:
         return self._carrier.take_credit(flow)
 
     def _report(self, reports: list[Report]) -> None:
-        self._carrier.happened(Reports(reports))
+        self._carrier.reported(reports)
 
 
 class _InProcess(Carrier):
@@ -85,14 +85,18 @@ class _InProcess(Carrier):
         self._woken = False
         self._closed = False
 
-    def happened(self, event: Event) -> None:
+    def reported(self, reports: list[Report]) -> None:
         with self._own:
-            self._events.append(event)
+            self._events.append(Reports(reports))
             self._arrived.notify_all()
 
     def arrived(self, station: _Station, frames: Frames, elapsed: int | None) -> None:
-        assert station.group is not None
-        self.happened(Outcomes(station.group, frames, elapsed))
+        with self._own:
+            assert station.group is not None
+            self._events.append(Outcomes(station.group, frames, elapsed))
+            if elapsed is not None:
+                station.group = None  # together: whoever sees the end of the group sees a free worker
+            self._arrived.notify_all()
 
     def take_credit(self, flow: str) -> bool:
         with self._own:
@@ -179,8 +183,9 @@ class ThreadCarrier(_InProcess):
                 station.since = time.monotonic()
             try:
                 station.run(group)
-            finally:
+            except BaseException as exc:  # a defect of ours; nobody must wait for this group
                 with self._own:
+                    self._events.append(Broken(exc))
                     station.group = None
                     self._arrived.notify_all()
         station.worker.outbox.close()
@@ -288,6 +293,10 @@ class InlineCarrier(_InProcess):
             self._run(group)
         with self._own:
             return self._take_events()
+
+    def reported(self, reports: list[Report]) -> None:
+        assert self.on_reports is not None
+        self.on_reports(reports)  # `poll` is busy running the call
 
     def forget(self, task: Task) -> None:
         super().forget(task)
