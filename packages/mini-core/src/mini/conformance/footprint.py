@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self
 
-__all__ = ["Footprint", "alive", "descendants"]
+__all__ = ["Footprint", "alive", "descendants", "shared_memory"]
 
 _LINUX = Path("/proc/self/stat").exists()
 
@@ -67,12 +67,11 @@ class Footprint:
 
     @classmethod
     def now(cls) -> Self:
-        shm = Path("/dev/shm")
         return cls(
             frozenset(map(str, descendants())),
             frozenset(f"{thread.name} {thread.ident}" for thread in threading.enumerate()),
             _descriptors(),
-            frozenset(path.name for path in shm.iterdir()) if shm.is_dir() else frozenset(),
+            shared_memory(),
             frozenset(path.name for path in Path(tempfile.gettempdir()).iterdir()),
         )
 
@@ -93,3 +92,33 @@ def _descriptors() -> frozenset[str]:
         except OSError:  # the one that lists the directory
             continue
     return frozenset(found)
+
+
+def shared_memory() -> frozenset[str]:
+    """Files in shared memory that are this process's, its descendants' or nobody's."""
+    directory = Path("/dev/shm")
+    if not directory.is_dir():
+        return frozenset()
+    names = set()
+    for path in directory.iterdir():
+        try:
+            if path.lstat().st_uid == os.getuid():
+                names.add(path.name)
+        except OSError:
+            continue
+    if names:
+        family = {os.getpid(), *descendants()}
+        for pid in _processes().keys() - family:
+            names -= _in_use_by(pid, names)
+    return frozenset(names)
+
+
+def _in_use_by(pid: int, names: set[str]) -> set[str]:
+    """Which of the files a process has open or mapped; those of another user nobody can tell."""
+    links = []
+    for kind in ("fd", "map_files"):
+        try:
+            links += [str(link.readlink()) for link in Path(f"/proc/{pid}/{kind}").iterdir()]
+        except OSError:
+            continue
+    return {name for name in names if f"/dev/shm/{name}" in links}

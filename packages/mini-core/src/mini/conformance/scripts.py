@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -85,7 +86,12 @@ class Script:
 
 
 class Scripts:
-    """Writes scripts that begin with a prelude, and runs them."""
+    """Writes scripts that begin with a prelude, and runs them.
+
+    Attributes:
+        patience: seconds that one may take for something that should happen.
+        temporary: their directory for temporary files.
+    """
 
     def __init__(self, directory: Path, python: str, prelude: str, patience: float) -> None:
         self._directory = directory
@@ -93,6 +99,8 @@ class Scripts:
         self._prelude = prelude
         self.patience = patience
         self._scripts: list[Script] = []
+        # Of their own, so that what they leave there can be seen; and short, because sockets may have to go there.
+        self.temporary = Path(tempfile.mkdtemp(prefix="mini-"))
 
     def start(
         self,
@@ -120,7 +128,13 @@ class Scripts:
         # As this process imports, so does the script; a test's backend may be in a test's folder.
         entries = [str(path)] if path else []
         entries += [entry for entry in sys.path if entry]
-        full = {**os.environ, "PYTHONPATH": os.pathsep.join(entries), "MINI_PROGRESS": "0", **(env or {})}
+        full = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(entries),
+            "MINI_PROGRESS": "0",
+            "TMPDIR": str(self.temporary),
+            **(env or {}),
+        }
         script = Script(file, [self._python, str(file), *map(str, args)], cwd or directory, full)
         self._scripts.append(script)
         return script
@@ -147,7 +161,4 @@ class Scripts:
     def close(self) -> None:
         for script in self._scripts:
             script.kill()
-
-
-def elapsed_since(began: float) -> float:
-    return time.monotonic() - began
+        shutil.rmtree(self.temporary, ignore_errors=True)

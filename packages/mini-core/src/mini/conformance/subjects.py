@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..context import current_job
+from ..context import current_job, get_data_dir
 from .probes import Gate, Held, Tally, Unopened
 
 T = TypeVar("T")
@@ -471,3 +471,20 @@ def in_a_thread(function: Callable[..., T], *args: Any) -> T:
     """Call a function in a thread of its own, as libraries do."""
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
         return executor.submit(contextvars.copy_context().run, function, *args).result()
+
+
+# --- the volume ---
+
+
+def save(name: str, data: bytes) -> int:
+    path = get_data_dir() / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.write_bytes(data)
+
+
+def load(name: str) -> bytes:
+    return (get_data_dir() / name).read_bytes()
+
+
+def names(directory: str) -> list[str]:
+    return [path.name for path in (get_data_dir() / directory).iterdir()]
