@@ -31,6 +31,9 @@ BACKENDS = {
     "local": "mini-core",
 }
 
+# What is slow is slow by what it does, not by where it runs: once, in `tests`, is enough.
+QUICK = ["-m", "not slow"]
+
 REQUIRE = os.environ.get("CI") == "true" or "--require" in sys.argv
 
 nox.needs_version = ">=2025.5.1"
@@ -111,7 +114,7 @@ def isolated(session: nox.Session, package: str) -> None:
         session.install(f"--find-links={dist}", f"--reinstall-package={package}", package, *group)
         find = "import sys; from importlib.util import find_spec; sys.exit([*filter(find_spec, sys.argv[1:])] or 0)"
         session.run("python", "-c", find, *strangers(package, pyproject))
-        pytest(session)
+        pytest(session, *QUICK)
 
 
 @nox.session(python=PYTHONS[0], reuse_venv=False)
@@ -123,7 +126,7 @@ def minimums(session: nox.Session, package: str) -> None:
         what = ["pyproject.toml", "--all-extras", "--group=test", "--output-file=minimums.txt"]
         session.run_install("uv", "pip", "compile", *how, *what, external=True)
         session.install(f"--find-links={dist}", f"--reinstall-package={package}", package, "-r=minimums.txt")
-        pytest(session)
+        pytest(session, *QUICK)
 
 
 @nox_uv.session(python=PYTHONS, uv_groups=["test"], uv_all_packages=True)
