@@ -140,10 +140,13 @@ def wheels(session: nox.Session) -> None:
 
 @nox_uv.session(uv_groups=["test", "types"], uv_all_packages=True)
 def types(session: nox.Session) -> None:
-    """mypy --strict over the sources, the tests, the examples, the benchmarks and this file."""
+    """mypy --strict over everything that is Python here."""
     # One run for each: modules of the same name in two folders of tests are no package, and would collide.
     folders = [[*p.glob("src"), *p.glob("tests")] for p in sorted(ROOT.glob("packages/*"))]
-    folders += [[path] for path in [ROOT / "tests", *sorted(ROOT.glob("examples/*/")), ROOT / "benchmarks"]]
+    folders += [
+        [path]
+        for path in [ROOT / "tests", *sorted(ROOT.glob("examples/*/")), ROOT / "benchmarks", ROOT / "docs"]
+    ]
     folders += [[Path(__file__)]]
     for paths in folders:
         present = [path for path in paths if path.is_file() or any(path.rglob("*.py"))]
