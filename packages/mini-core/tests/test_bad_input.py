@@ -417,7 +417,7 @@ def test_workers_killed_on_sight(processes: LocalApparatus, tmp_path: Path) -> N
 
         def kill(others: set[int] = others, killed: set[int] = killed) -> None:
             while len(killed) < 2:
-                for pid in alive() - others - killed:
+                for pid in sorted(alive() - others - killed)[: 2 - len(killed)]:
                     killed.add(pid)
                     os.kill(pid, signal.SIGKILL)
 
