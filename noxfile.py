@@ -171,4 +171,4 @@ def docs(session: nox.Session) -> None:
 @nox_uv.session(uv_groups=["bench"], uv_all_packages=True)
 def bench(session: nox.Session) -> None:
     """Ratios against other pools, interleaved in one run."""
-    session.run("python", "benchmarks/bench.py", *session.posargs)
+    session.run("python", "-m", "benchmarks.localpool", *session.posargs)
