@@ -143,3 +143,21 @@ def test_200_maps_one_after_the_other(tmp_path: Path) -> None:
 
 def test_8_maps_at_once_from_8_threads(tmp_path: Path) -> None:
     check(THREADS, tmp_path, 12)
+
+
+CONSTANT = """
+import resource
+size = count * MIB
+data = bytes([1]) * size
+assert list(app.map(lambda i, data: data[i], range(3), kwargs={"data": data})) == [1, 1, 1]
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+app.close()
+"""
+
+
+def test_a_large_constant_costs_few_copies(tmp_path: Path) -> None:
+    """The caller's object, its pickle and what building the pickle takes; nothing may print or keep a copy of it."""
+    command = [sys.executable, "-c", PRELUDE + CONSTANT, str(tmp_path), "100"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 500
