@@ -34,9 +34,9 @@ def main(name: str, replies: int) -> None:
             scenario = order.pop("scenario")
             try:
                 if scenario == "leak":
-                    from . import leak
+                    from .leak import measure
 
-                    reply(result=leak.measure(**order))
+                    reply(result=measure(**order))
                     continue
                 if scenario == "efficiency" and name == "socketpair":
                     reply(result=scenarios.efficiency_without_pool())
