@@ -20,8 +20,34 @@ import pyte
 PATIENCE = 60.0
 """Seconds after which what a test waits for is taken not to come."""
 
-# Makes the pty its controlling terminal, as a shell's would be, and becomes the program.
-_LOGIN = "import os, sys; os.login_tty(0); os.execvp(sys.argv[1], sys.argv[1:])"
+# A shell of few words: it has the terminal, runs the program in front, and says how it ended. It stays until all that
+# the program left behind has ended too, because with the leader of a session the kernel hangs up the terminal.
+_SHELL = """
+import ctypes, os, signal, sys
+os.login_tty(0)
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: orphans become children of this process
+report = int(sys.argv[1])
+keys = [signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGTTOU]
+for key in keys:
+    signal.signal(key, signal.SIG_IGN)
+program = os.fork()
+if program == 0:
+    os.close(report)
+    os.setpgid(0, 0)
+    os.tcsetpgrp(0, os.getpid())
+    for key in keys:
+        signal.signal(key, signal.SIG_DFL)
+    os.execvp(sys.argv[2], sys.argv[2:])
+os.write(report, b"%d\\n" % program)
+while True:
+    try:
+        ended, status = os.wait()
+    except ChildProcessError:
+        break
+    if ended == program:
+        os.write(report, b"%d\\n" % os.waitstatus_to_exitcode(status))
+"""
 
 
 class Terminal:
@@ -32,7 +58,7 @@ class Terminal:
     Attributes:
         raw: all bytes that came out of it.
         screen: what a user sees, as the emulator keeps it.
-        process: the program; it leads a session of its own.
+        pid: the program's process.
     """
 
     def __init__(
@@ -49,21 +75,24 @@ class Terminal:
         self._stream = pyte.ByteStream(self.screen)
         self._master, slave = os.openpty()
         wait, self._go = os.pipe()
+        reports, report = os.pipe()
         self.resize(rows, columns)
         ours = {"NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "MINI_PROGRESS", "PYTHONIOENCODING"}
         inherited = {name: value for name, value in os.environ.items() if name not in ours}
         full = {**inherited, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8", "GO": str(wait), **(env or {})}
-        self.process = subprocess.Popen(
-            [sys.executable, "-S", "-c", _LOGIN, *map(str, argv)],
+        self._shell = subprocess.Popen(
+            [sys.executable, "-S", "-c", _SHELL, str(report), *map(str, argv)],
             stdin=slave,
             stdout=slave,
             stderr=slave,
             env=full,
             cwd=cwd,
-            pass_fds=(wait,),
+            pass_fds=(wait, report),
         )
-        os.close(slave)
-        os.close(wait)
+        for fd in (slave, wait, report):
+            os.close(fd)
+        self._reports = os.fdopen(reports)
+        self.pid = int(self._reports.readline())
 
     def __enter__(self) -> Self:
         return self
@@ -71,8 +100,9 @@ class Terminal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
-        self.process.kill()
-        self.process.wait()
+        self._shell.kill()  # and its end is the program's
+        self._shell.wait()
+        self._reports.close()
         os.close(self._master)
         os.close(self._go)
 
@@ -102,6 +132,13 @@ class Terminal:
         self._stream.feed(data)
         return bool(data)
 
+    def settle(self) -> None:
+        """Read until nothing has come for half a second."""
+        before = -1
+        while len(self.raw) > before:
+            before = len(self.raw)
+            self.read(0.5)
+
     def until(self, seen: Callable[[], bool]) -> None:
         """Read until `seen()`; what is asked for has to come up before the program ends."""
         deadline = time.monotonic() + PATIENCE
@@ -117,6 +154,9 @@ class Terminal:
     def go(self) -> None:
         os.write(self._go, b"\n")
 
+    def ended(self) -> bool:
+        return self._shell.poll() is not None
+
     def type(self, keys: str) -> None:
         os.write(self._master, keys.encode())
 
@@ -129,4 +169,5 @@ class Terminal:
         deadline = time.monotonic() + PATIENCE
         while self.read(1.0):
             assert time.monotonic() < deadline, "it does not end; the screen:\n" + "\n".join(self.lines)
-        return self.process.wait()
+        self._shell.wait()
+        return int(self._reports.readline())

@@ -308,9 +308,9 @@ def test_the_terminal_is_given_back_however_the_program_ends(tmp_path: Path, end
         terminal.shows("0/24")
         terminal.go()
         # Ctrl-C, as often as it takes: just before a read that blocks, Python does not notice one.
-        while ending.endswith("()") and terminal.process.poll() is None:
+        while ending.endswith("()") and not terminal.ended():
             terminal.type("\x03")
-            terminal.read(1.0)
+            terminal.settle()  # each Ctrl-C also makes the kernel forget what was on its way to the screen
         status = terminal.finish()
         assert_given_back(terminal)
         text = "\n".join(terminal.everything)
@@ -331,7 +331,7 @@ def test_the_terminal_is_given_back_when_the_program_is_killed(tmp_path: Path, n
     ) as terminal:
         terminal.shows("0/24")
         assert terminal.screen.margins is not None
-        terminal.process.send_signal(number)
+        os.kill(terminal.pid, number)
         assert terminal.finish() == -number
         assert_given_back(terminal)
         assert [line for line in terminal.lines if line] == ["so far"]

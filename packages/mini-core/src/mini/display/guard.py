@@ -26,7 +26,7 @@ class Guard:
     """Watches over one terminal until `close`. Where there is no `sh` it does nothing."""
 
     def __init__(self, fd: int) -> None:
-        self._pid = 0
+        self._pid = self._told = 0
         ours, theirs = os.pipe()[::-1]
         try:
             # In a process group of its own: Ctrl-C and Ctrl-\ are meant for the program, not for its guard.
@@ -52,14 +52,14 @@ class Guard:
 
     def tell(self, row: int) -> None:
         """From `row` on (the first is 1) the terminal is taken; 0: it is given back."""
-        if self._pid:
+        if self._pid and row != self._told:
+            self._told = row
             with contextlib.suppress(OSError):
                 os.write(self._pipe, b"%d\n" % row)
 
     def close(self) -> None:
         """End the guard and wait for it."""
         if self._pid:
-            self.tell(0)
             os.close(self._pipe)
             with contextlib.suppress(
                 ChildProcessError

@@ -73,12 +73,12 @@ class TerminalView:
         # Behind a shell that took the terminal back (Ctrl-Z and bg) there is no room to take.
         if running and self._in_foreground():
             bars = [self._styled(text) for text in self._compose(running, now)]
-        self._write(self._noted(notes) + self._painting(bars, moved))
+        self._put(self._noted(notes), bars, moved)
 
     def close(self) -> None:
         if self._guard is not None:
             size, self._size = self._size, os.get_terminal_size(self._fd)
-            self._write(self._painting([], moved=size != self._size))
+            self._put("", [], moved=size != self._size)
             self._guard.close()
 
     # What is said
@@ -227,6 +227,17 @@ class TerminalView:
         fresh = " " * (self._size.columns - 1) + "\r"
         return fresh + "".join(f"{note}\r\n" for note in notes)
 
+    def _put(self, notes: str, bars: list[str], moved: bool) -> None:
+        """Write to the terminal. The process may be killed at any moment, and the guard knows when rows are taken."""
+        text = notes + self._painting(bars, moved)
+        taken = self._size.lines - self._rows + 1 if self._rows else 0
+        if taken:
+            self._guard = self._guard or Guard(self._fd)
+            self._guard.tell(taken)
+        self._write(text)
+        if not taken and self._guard is not None:
+            self._guard.tell(0)
+
     def _painting(self, bars: list[str], moved: bool) -> str:
         """What turns the screen from the bars that are there into `bars`; empty if there is nothing to do."""
         rows, had = self._size.lines, self._rows
@@ -246,9 +257,6 @@ class TerminalView:
             start += _DOWN * more + f"\033[{more}A"
         freed = "".join(f"\033[{row};1H\033[m\033[K" for row in range(rows - had + 1, top))
         margins = f"\033[1;{top - 1}r" if bars else _WHOLE_SCREEN
-        if len(bars) != self._rows or moved:
-            self._guard = self._guard or Guard(self._fd)
-            self._guard.tell(top if bars else 0)
         self._rows, self._painted = len(bars), body
         return f"{start}{_SAVE}{margins}{freed}{body}{_RESTORE}"
 
