@@ -45,7 +45,7 @@ class Task:
         return self.head.flow
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Group:
     """Some consecutive calls of a map that travel together.
 

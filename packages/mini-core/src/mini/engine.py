@@ -8,7 +8,6 @@ takes over until somebody does.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import marshal
 import os
@@ -56,7 +55,7 @@ _flow_ids = itertools.count()
 _id_prefix = os.urandom(4).hex() + "-"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Part:
     """Outcomes of `count` consecutive calls from `start` on: values once unpacked, with Failures among them."""
 
@@ -73,7 +72,7 @@ class Part:
         return self.values
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Flow:
     """One `run`, `map` or `stream` on its way."""
 
@@ -429,7 +428,9 @@ class Engine:
         self.carrier.forget(flow.task)
 
     def _out_of_turn(self, flow: Flow) -> None:
-        with contextlib.suppress(ValueError):
+        if (
+            flow in self._turn
+        ):  # most have left it; the error of `remove` would have a repr of all that they carry
             self._turn.remove(flow)
 
     def _next_group(self, flow: Flow, *, pull: bool) -> Group | None:

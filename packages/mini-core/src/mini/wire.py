@@ -166,7 +166,7 @@ def split_frames(data: Frame, *, writable: bool = True) -> Frames:
 # --- programs -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Program:
     """What all calls of one map share.
 
@@ -254,7 +254,7 @@ def serialization_error(what: str, obj: object, name: str, exc: BaseException) -
 # columns: frame 1 is one pickle of a list of columns; items: frame 1 is the pickles one after the other, then buffers
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class PackedRows:
     """`count` rows as a payload; when `error` is set, the row after them, `bad`, could not be pickled."""
 
