@@ -288,6 +288,8 @@ def run_script(code: str, tmp_path: Path) -> subprocess.Popen[str]:
     script = tmp_path / "script.py"
     script.write_text(
         "import os, signal, sys, time\nfrom pathlib import Path\nimport mini\n"
+        # Tests that run in the background of a shell have SIGINT ignored, and so would the script.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"app = mini.LocalApparatus('s', max_workers=2, data_dir={str(tmp_path)!r}).w(progress=False)\n"
         + textwrap.dedent(code)
     )
