@@ -6,7 +6,6 @@ import functools
 import inspect
 import pickle
 import sys
-import textwrap
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +15,6 @@ import pytest
 
 from ..capability import Capability
 from ..protocol import Apparatus
-from .clauses import clause_of
 from .plugin import recorder_of
 from .probes import Gate, Tally
 from .scripts import Scripts
@@ -195,20 +193,6 @@ class Suite:
 
     # --- the kit's own ---
 
-    @pytest.fixture(autouse=True)
-    def _about(self, request: pytest.FixtureRequest) -> None:
-        """Tell the report what the test is about."""
-        test = request.function
-        about = {
-            "suite": f"{request.cls.__module__}.{request.cls.__qualname__}",
-            "variant": self.variant,
-            "clause": clause_of(test.__name__),
-            "test": request.node.name,
-            "doc": textwrap.dedent(" " * 8 + (test.__doc__ or "")).strip(),
-            "overridden": getattr(test, "__mini_overridden__", None),
-        }
-        request.node.user_properties.append(("mini-conformance", about))
-
     @pytest.fixture
     def unused_name(self) -> str:
         """A name that no apparatus had before."""
@@ -222,6 +206,7 @@ class Suite:
         def make(name: str) -> Apparatus:
             apparatus = make_apparatus(name).w(max_workers=WORKERS)
             made.append(apparatus)
+            _tell_backend(request, apparatus)
             return apparatus
 
         yield make
@@ -236,6 +221,7 @@ class Suite:
         shared = _shared_by(request)
         if shared.apparatus is None:
             shared.apparatus = make_apparatus(unused_name).w(max_workers=WORKERS)
+        _tell_backend(request, shared.apparatus)
         yield shared.apparatus
         recorder = recorder_of(request.config)
         if recorder is None or request.node.nodeid in recorder.failed:
@@ -248,8 +234,7 @@ class Suite:
         if shared.answers is None:
             apparatus = make_apparatus(f"conformance-{uuid.uuid4().hex[:10]}")
             shared.answers = {capability: apparatus.supports(capability) for capability in Capability}
-            if recorder := recorder_of(request.config):
-                recorder.backends[f"{request.cls.__module__}.{request.cls.__qualname__}"] = apparatus.backend
+            _tell_backend(request, apparatus)
             apparatus.close()
         return shared.answers.__getitem__
 
@@ -299,6 +284,11 @@ def _shared_by(request: pytest.FixtureRequest) -> _Shared:
         node.addfinalizer(node.stash[_SHARED].close)
     shared: _Shared = node.stash[_SHARED]
     return shared
+
+
+def _tell_backend(request: pytest.FixtureRequest, apparatus: Apparatus) -> None:
+    """Tell the report which backend the tests of a suite are about."""
+    request.node.user_properties.append(("mini-backend", apparatus.backend))
 
 
 def _misused() -> NoReturn:
