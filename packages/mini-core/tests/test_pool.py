@@ -6,11 +6,9 @@ import os
 import random
 import signal
 import subprocess
-import sys
-import textwrap
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mini
@@ -284,19 +282,7 @@ def test_the_consumer_may_stop_for_a_while(app: mini.LocalApparatus, tmp_path: P
     results.close()
 
 
-def run_script(code: str, tmp_path: Path) -> subprocess.Popen[str]:
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import os, signal, sys, time\nfrom pathlib import Path\nimport mini\n"
-        # Tests that run in the background of a shell have SIGINT ignored, and so would the script.
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        f"app = mini.LocalApparatus('s', max_workers=2, data_dir={str(tmp_path)!r}).w(progress=False)\n"
-        + textwrap.dedent(code)
-    )
-    return subprocess.Popen(
-        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
-
+RunScript = Callable[[str], "subprocess.Popen[str]"]
 
 BUSY = """
     def busy(path):
@@ -324,16 +310,16 @@ def busy_pids(tmp_path: Path) -> list[int]:
     return pids
 
 
-def test_killing_the_caller_ends_workers_that_are_busy(tmp_path: Path) -> None:
-    process = run_script(BUSY, tmp_path)
+def test_killing_the_caller_ends_workers_that_are_busy(run_script: RunScript, tmp_path: Path) -> None:
+    process = run_script(BUSY)
     pids = busy_pids(tmp_path)
     process.kill()
     process.communicate()
     assert until_dead(pids, 10) == []
 
 
-def test_ctrl_c_ends_everything_at_once(tmp_path: Path) -> None:
-    process = run_script(BUSY, tmp_path)
+def test_ctrl_c_ends_everything_at_once(run_script: RunScript, tmp_path: Path) -> None:
+    process = run_script(BUSY)
     pids = busy_pids(tmp_path)
     os.kill(process.pid, signal.SIGINT)
     out, _ = process.communicate(timeout=10)
@@ -342,7 +328,7 @@ def test_ctrl_c_ends_everything_at_once(tmp_path: Path) -> None:
     assert process.returncode == 0
 
 
-def test_a_forked_child_gets_workers_of_its_own(tmp_path: Path) -> None:
+def test_a_forked_child_gets_workers_of_its_own(run_script: RunScript, tmp_path: Path) -> None:
     process = run_script(
         """
         mine = set(app.w(chunk=1).map(lambda i: os.getpid(), range(20)))
@@ -354,20 +340,18 @@ def test_a_forked_child_gets_workers_of_its_own(tmp_path: Path) -> None:
             os._exit(0)
         os.waitpid(pid, 0)
         print(set(app.w(chunk=1).map(lambda i: os.getpid(), range(20))) <= mine, flush=True)
-        """,
-        tmp_path,
+        """
     )
     out, _ = process.communicate(timeout=60)
     assert out == "set()\nTrue\n"
 
 
-def test_the_end_of_the_process_leaves_nothing(tmp_path: Path) -> None:
+def test_the_end_of_the_process_leaves_nothing(run_script: RunScript, tmp_path: Path) -> None:
     process = run_script(
         """
         it = app.map(lambda i: os.getpid(), range(1000))
         print(next(it))
-        """,
-        tmp_path,
+        """
     )
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 0
