@@ -366,9 +366,10 @@ def _cell_as_html(cell: Cell, at_right: bool) -> str:
     name = label(cell)
     tests = "".join(_test_as_html(test) for test in cell.tests) or f"<li>{escape(cell.reason or '')}</li>"
     mark = _MARK if cell.overridden else ""
+    title = f' title="{escape(cell.reason)}"' if cell.reason else ""
     # Cells of the right half open to the left, so that they stay on the page.
     return (
-        f'<td class="{cell.outcome}{" right" if at_right else ""}"><details name="cell">'
+        f'<td class="{cell.outcome}{" right" if at_right else ""}"{title}><details name="cell">'
         f"<summary>{name}{mark}</summary><ul>{tests}</ul></details></td>"
     )
 
@@ -404,11 +405,12 @@ body { margin: 1.5rem; background: var(--page); color: var(--text); font: 15px/1
 a { color: var(--link); }
 dt { float: left; clear: left; min-width: 5rem; font-weight: 600; }
 dd { margin: 0 0 .2rem 5.5rem; }
-table { margin: 1.5rem 0; border-collapse: collapse; }
-th, td { padding: .3rem .6rem; border: 1px solid var(--line); text-align: left; vertical-align: top; }
+table { margin: 1.5rem 0; border: solid var(--line); border-width: 1px 0 0 1px; border-spacing: 0; }
+th, td { padding: .3rem .6rem; border: solid var(--line); border-width: 0 1px 1px 0; text-align: left; }
+th, td { vertical-align: top; }
 thead th { background: var(--head); }
 .number { text-align: right; }
-.clauses thead th { position: sticky; top: 0; z-index: 2; box-shadow: inset 0 -1px var(--line); }
+.clauses thead th { position: sticky; top: 0; z-index: 2; }
 .clauses tbody th { max-width: 34rem; font-weight: normal; }
 .clauses .group th { max-width: none; background: var(--head); font-weight: 600; }
 tr { scroll-margin-top: 6rem; }
