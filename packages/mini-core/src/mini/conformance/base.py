@@ -6,6 +6,7 @@ import functools
 import inspect
 import pickle
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -90,7 +91,7 @@ def _must_fail(test: Callable[..., Any], suite: Suite, fixtures: dict[str, Any],
         _call(test, suite, fixtures)
     except (Exception, pytest.fail.Exception):
         return
-    pytest.fail(f"the backend declines {name!r}, but what the test checks works: declare it", pytrace=False)
+    pytest.fail(f"the backend declines '{name}', but what the test checks works: declare it", pytrace=False)
 
 
 def _call(function: Callable[..., Any], suite: Suite, fixtures: dict[str, Any]) -> None:
@@ -193,6 +194,19 @@ class Suite:
 
     # --- the kit's own ---
 
+    @pytest.fixture(autouse=True)
+    def _own_temporary_directory(
+        self,
+        request: pytest.FixtureRequest,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path_factory: pytest.TempPathFactory,
+    ) -> None:
+        """Keep what other programs have in the directory for temporary files out of what tests see of it."""
+        tmp_path_factory.getbasetemp()  # stays where it is
+        directory = _shared_by(request).temporary.name
+        monkeypatch.setenv("TMPDIR", directory)
+        monkeypatch.setattr(tempfile, "tempdir", directory)
+
     @pytest.fixture
     def unused_name(self) -> str:
         """A name that no apparatus had before."""
@@ -262,8 +276,11 @@ class Suite:
 
 
 class _Shared:
-    apparatus: Apparatus | None = None
-    answers: dict[Capability, bool] | None = None
+    def __init__(self) -> None:
+        self.apparatus: Apparatus | None = None
+        self.answers: dict[Capability, bool] | None = None
+        # A short name, because backends may have sockets in there.
+        self.temporary = tempfile.TemporaryDirectory(prefix="mini-", ignore_cleanup_errors=True)
 
     def close(self) -> None:
         apparatus, self.apparatus = self.apparatus, None
@@ -281,6 +298,7 @@ def _shared_by(request: pytest.FixtureRequest) -> _Shared:
         _misused()
     if _SHARED not in node.stash:
         node.stash[_SHARED] = _Shared()
+        node.addfinalizer(node.stash[_SHARED].temporary.cleanup)
         node.addfinalizer(node.stash[_SHARED].close)
     shared: _Shared = node.stash[_SHARED]
     return shared

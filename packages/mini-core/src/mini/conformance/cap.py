@@ -62,15 +62,16 @@ class CapSuite(Suite):
 
 
 WATCH = """
-import sys
+import os, sys
 from mini import Capability
 seen = []
+STARTS = ("subprocess.", "os.fork", "os.posix_spawn", "os.exec", "os.system", "_thread.start", "socket.", "os.mkdir")
 def watch(event, args):
-    if event.startswith(("subprocess.", "os.fork", "os.posix_spawn", "os.exec", "os.system", "socket.", "os.mkdir")):
-        seen.append((event, repr(args)[:200]))
-    if event == "_thread.start_new_thread":
-        seen.append((event, repr(args)[:200]))
-    if event == "open" and isinstance(args[1], str) and any(c in args[1] for c in "wax+"):
+    wanted = event.startswith(STARTS)
+    if event == "open" and not isinstance(args[0], int):
+        wanted = args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    # What Python keeps of the modules that it imports is its own business.
+    if wanted and "__pycache__" not in str(args[0]):
         seen.append((event, repr(args)[:200]))
 sys.addaudithook(watch)
 """
