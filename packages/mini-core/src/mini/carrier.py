@@ -1,8 +1,9 @@
 """What an adapter implements: a carrier starts workers somewhere, brings groups of calls to them and outcomes back.
 
 A carrier looks into nothing that it carries. Order, windows, grouping, retries, errors and cancellation are the
-engine's business; how a group is run is `mini.worker`'s. All methods but `poll` and `wake` are called with the
-carrier's `lock` held and must not block.
+engine's business; how a group is run is `mini.worker`'s. All methods but `poll`, `wake` and `inside` are called with
+the carrier's `lock` held and must not block; only `close` may wait a moment. `mini.adapter` has a carrier that is half
+done.
 """
 
 from __future__ import annotations
@@ -184,7 +185,11 @@ class Carrier(ABC):
 
     @abstractmethod
     def close(self, *, kill: bool) -> None:
-        """End all workers; with `kill` at once. Afterwards nothing of it is left."""
+        """End all workers; with `kill` at once, whatever they run. Afterwards nothing of it is left.
+
+        After `kill`, which is what Ctrl-C does, the calls that were on their way are forgotten, and groups that come
+        later start new workers. Without it nothing more comes.
+        """
 
     def abandon(self) -> None:  # noqa: B027
         """This process is a forked copy: let go of everything without touching the workers."""

@@ -114,9 +114,11 @@ class Apparatus(ABC):
 
     backend: ClassVar[str]
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, max_workers: int | None = None) -> None:
         self.name = check_name(name)
         self._options = Options()
+        if max_workers is not None:
+            self._options = self._options.merged({"max_workers": max_workers}, tuple)
         self._hooks: tuple[Callable[[], object], ...] = ()
         self._runtime = Runtime()
         self._volume: Volume | None = None
@@ -148,11 +150,13 @@ class Apparatus(ABC):
 
     @abstractmethod
     def _settings(self) -> dict[str, Any]:
-        """Constructor arguments that make the same apparatus again, on another machine."""
+        """Constructor arguments that make the same apparatus again, on another machine; its options travel beside."""
 
     def _carrier_key(self, options: Options) -> Hashable:
-        """Calls whose keys are equal share workers."""
-        return repr(options)
+        """Calls whose keys are equal share workers. By default the options count that a worker is made with."""
+        names = ("max_workers", "cpu", "memory", "gpu", "env", "image")
+        asked = [(name, getattr(options, name)) for name in names if name not in self.ignored_options]
+        return repr([*asked, options.native.get(self.backend)])
 
     # --- calls ---
 

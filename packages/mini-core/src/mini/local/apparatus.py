@@ -60,11 +60,9 @@ class LocalApparatus(Apparatus):
         data_dir: str | os.PathLike[str] | None = None,
         workers: Workers = "process",
     ) -> None:
-        super().__init__(name)
+        super().__init__(name, max_workers)
         if workers not in get_args(Workers):
             raise OptionError(f"workers takes 'process', 'thread' or 'inline', not {workers!r}")
-        if max_workers is not None:
-            self._options = self._options.merged({"max_workers": max_workers}, tuple)
         if data_dir is not None and not isinstance(data_dir, str | os.PathLike):
             raise OptionError(f"data_dir takes a path, not {data_dir!r}")
         self.workers = workers
