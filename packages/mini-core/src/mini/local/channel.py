@@ -81,14 +81,16 @@ class Channel:
                 queue[0] = queue[0][sent:]
         return True
 
-    def receive(self) -> list[Message]:
+    def receive(self, *, wait: bool = True) -> list[Message]:
         """Read what is there and return the messages that are complete, perhaps none.
+
+        A blocking socket makes it wait until something is there, unless `wait` is false.
 
         Raises:
             EOFError: the other end is gone; a message that had not arrived whole is dropped.
         """
         if self._large is not None:
-            count = self._recv(self._large)
+            count = self._recv(self._large, wait)
             self._large = self._large[count:]
             if self._large.nbytes:
                 return []
@@ -98,7 +100,7 @@ class Channel:
                 self._view[: self._end - self._begin] = self._view[self._begin : self._end]
                 self._end -= self._begin
                 self._begin = 0
-            self._end += self._recv(self._view[self._end :])
+            self._end += self._recv(self._view[self._end :], wait)
         messages: list[Message] = []
         while self._parse():
             messages.append((self._kind, self._frames))
@@ -108,9 +110,9 @@ class Channel:
             self._begin = self._end = 0
         return messages
 
-    def _recv(self, into: memoryview) -> int:
+    def _recv(self, into: memoryview, wait: bool) -> int:
         try:
-            count = self.sock.recv_into(into)
+            count = self.sock.recv_into(into, 0, 0 if wait else socket.MSG_DONTWAIT)
         except BlockingIOError:
             return 0
         except ConnectionError as exc:

@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 from collections import defaultdict
+from functools import partial
 from itertools import pairwise
 
 from .. import wire
@@ -20,6 +21,7 @@ from ..wire import Frame, Frames
 from ..worker import GroupHead, Program, ProgramHead, Worker
 from .channel import Channel
 from .messages import CONTROL, Data, JournalMemory, Order
+from .wait import Wait
 
 __all__ = ["main"]
 
@@ -67,9 +69,14 @@ class Child:
     # --- the main thread ---
 
     def serve(self) -> None:
+        wait = Wait()
+        look = partial(self._channel.receive, wait=False)
+        kind = -1
         while True:
             try:
-                messages = self._channel.receive()
+                # After a single call only its caller works; in a map all other workers may.
+                busy = 1 if kind == Data.SINGLE else sys.maxsize
+                messages = wait.until(look, self._channel.receive, busy=busy)
             except EOFError:
                 return
             for kind, frames in messages:

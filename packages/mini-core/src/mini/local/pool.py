@@ -19,6 +19,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from .. import wire
@@ -27,6 +28,7 @@ from ..errors import BackendUnavailable, FailureKind
 from ..journal import AT, GROUP, IDLE, READY, STARTED, Peek, saved_parts
 from .channel import Channel
 from .messages import CONTROL, MEMORY_BYTES, Data, JournalMemory, Order, anonymous_file
+from .wait import Wait
 
 __all__ = ["ProcessPool"]
 
@@ -154,6 +156,7 @@ class ProcessPool(Carrier):
         self._doomed: dict[str, float] = {}
         self._failed_starts = 0
         self._started = 0
+        self._wait = Wait()
         self._events: list[Event] = []
         """Events that came up outside `poll`."""
         self._oom_kills = _oom_kills()
@@ -234,6 +237,7 @@ class ProcessPool(Carrier):
     def poll(self, timeout: float | None) -> list[Event]:
         with self.lock:
             selector = self._selector
+            busy = sum(bool(worker.groups) for worker in self._workers)
             bound = 0.0 if self._events else self._bound()
         if bound is not None and (timeout is None or bound < timeout):
             timeout = bound
@@ -241,7 +245,12 @@ class ProcessPool(Carrier):
             time.sleep(min(timeout or 0.01, 0.01))
             ready = []
         else:
-            ready = selector.select(timeout)
+            look = partial(selector.select, 0)
+            ready = (
+                look()
+                if timeout == 0
+                else self._wait.until(look, partial(selector.select, timeout), busy=busy)
+            )
         with self.lock:
             events, self._events = self._events, []
             for key, mask in ready:
