@@ -16,6 +16,7 @@ from ..protocol import Apparatus
 # Not when the first call needs them: a copy made by fork while another thread imports a module waits for it for ever.
 from .inprocess import InlineCarrier, ThreadCarrier
 from .pool import ProcessPool
+from .wait import usable_cores
 
 if TYPE_CHECKING:
     from ..volume import Volume
@@ -114,13 +115,6 @@ class LocalApparatus(Apparatus):
         if self.workers == "process":
             return ProcessPool(width, {**_thread_limits(width), **(options.env or {})})
         return InlineCarrier() if self.workers == "inline" else ThreadCarrier(width)
-
-
-def usable_cores() -> int:
-    """The cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _thread_limits(width: int) -> dict[str, str]:
