@@ -19,7 +19,7 @@ _FENCE = re.compile(
     r"^(?P<indent> *)(?P<fence>```+|~~~+)(?P<language>[\w.+-]*)[^\n]*\n(?P<code>.*?)^ *(?P=fence) *$",
     re.MULTILINE | re.DOTALL,
 )
-_MARK = re.compile(r"<!-- *(?P<mark>file|output|not run|exit)\b *(?:: *(?P<value>[^\n]*?))? *-->\s*\Z")
+_MARK = re.compile(r"<!-- *(?P<mark>file|append|output|not run|exit)\b *(?:: *(?P<value>[^\n]*?))? *-->\s*\Z")
 
 # Runs one block after the other in the namespace of __main__, as a notebook would, and answers each with its outcome.
 _SESSION = """
@@ -94,13 +94,14 @@ def check(page: Path, folder: Path, env: Mapping[str, str] | None = None) -> Non
         for block in blocks(page):
             if block.mark == "not run":
                 assert block.value, f"{block}: 'not run' needs a reason"
-            elif block.mark == "file":
+            elif block.mark in ("file", "append"):
                 path = folder / block.value
                 assert path.resolve().is_relative_to(folder.resolve()), (
                     f"{block}: outside of the page's folder"
                 )
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(block.code)
+                before = f"{path.read_text()}\n" if block.mark == "append" else ""
+                path.write_text(before + block.code)
             elif block.mark == "output":
                 assert matches(block.code, printed), (
                     f"{block}: it says\n{block.code}\nand what came is\n{printed}"
@@ -127,9 +128,11 @@ def matches(expected: str, printed: str) -> bool:
     def lines(text: str) -> str:
         return "".join(f"{line.rstrip()}\n" for line in text.strip("\n").splitlines())
 
-    pattern = re.escape(lines(expected))
-    pattern = re.sub(r"(?m)^ *…\n", lambda _: r"(?:[^\n]*\n)*?", pattern)
-    return re.fullmatch(pattern.replace("…", r"[^\n]*?"), lines(printed)) is not None
+    pattern = "".join(
+        r"(?:[^\n]*\n)*?" if line.strip() == "…" else re.escape(line).replace("…", r"[^\n]*?") + r"\n"
+        for line in lines(expected).splitlines()
+    )
+    return re.fullmatch(pattern, lines(printed)) is not None
 
 
 def _commands(block: Block) -> list[tuple[str, str]]:

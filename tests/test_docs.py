@@ -44,11 +44,18 @@ Put this into a file:
 NAME = "page"
 ```
 
+More of it:
+
+<!-- append: package/name.py -->
+```python
+NUMBER = 1
+```
+
 A namespace for all blocks, indented ones included:
 
 ```python
-from package.name import NAME
-total = 1
+from package.name import NAME, NUMBER
+total = NUMBER
 ```
 
 - in a list
@@ -59,6 +66,7 @@ total = 1
   print(NAME, grow())
   print(0.123, "s")
   print("more")
+  print("and more")
   ```
 
   <!-- output -->
@@ -101,13 +109,13 @@ sleep infinity
 
 def test_a_good_page_passes(tmp_path: Path) -> None:
     pages.check(page(tmp_path, GOOD), tmp_path)
-    assert (tmp_path / "package" / "name.py").read_text() == 'NAME = "page"\n'
+    assert (tmp_path / "package" / "name.py").read_text() == 'NAME = "page"\n\nNUMBER = 1\n'
 
 
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [
-        ("print(NAME, grow())", "print(unknown)", "page.md:19: it raises(.|\n)*line 21.*\n.*unknown"),
+        ("print(NAME, grow())", "print(unknown)", "page.md:26: it raises(.|\n)*line 28.*\n.*unknown"),
         ("print(NAME, grow())", "raise SystemExit", "it raises(.|\n)*SystemExit"),
         ("print(NAME, grow())", "__import__('os')._exit(0)", "the interpreter ended"),
         ("page 2", "page 3", "it says\npage 3(.|\n)*what came is\npage 2"),

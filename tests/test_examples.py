@@ -87,7 +87,12 @@ def test_digits_says_what_to_install_for_a_backend_that_is_not_there(copy: Path)
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_an_example_names_what_it_imports(example: Path) -> None:
     project = tomllib.loads((example / "pyproject.toml").read_text())
-    declared = {re.split(r"[^\w-]", line)[0] for line in project["project"]["dependencies"]}
+    declared = {
+        re.split(r"[^\w-]", line)[0]
+        for lines in [project["project"]["dependencies"], *project.get("dependency-groups", {}).values()]
+        for line in lines
+    }
+    own = {path.parent.name for path in example.glob("src/*/__init__.py")}
     imported = {
         name.partition(".")[0]
         for path in example.rglob("*.py")
@@ -96,9 +101,9 @@ def test_an_example_names_what_it_imports(example: Path) -> None:
             [alias.name for alias in node.names]
             if isinstance(node, ast.Import)
             else [node.module or ""]
-            if isinstance(node, ast.ImportFrom)
+            if isinstance(node, ast.ImportFrom) and not node.level
             else []
         )
     }
     renamed = {"mini": "mini-core", "sklearn": "scikit-learn"}
-    assert {renamed.get(name, name) for name in imported - sys.stdlib_module_names} == declared
+    assert {renamed.get(name, name) for name in imported - own - sys.stdlib_module_names} == declared

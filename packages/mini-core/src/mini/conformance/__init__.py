@@ -73,7 +73,15 @@ if "pytest" in sys.modules:
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    try:
+        module = import_module(f"{__name__}.{_MODULE_OF[name]}")
+    except ModuleNotFoundError as exc:
+        raise ModuleNotFoundError(
+            f"the conformance kit needs {exc.name}, which is not installed; "
+            "uv add --dev 'mini-core[conformance]' installs all that it needs",
+            name=exc.name,
+        ) from exc
+    value = globals()[name] = getattr(module, name)
     return value
 
 
