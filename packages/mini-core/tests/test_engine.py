@@ -92,12 +92,12 @@ class ChaosCarrier(Carrier):
 
     def run(self, group: Group, at: int, count: int) -> Frames:
         fn, kwargs, _ = wire.loads(group.task.program.frames[0])
-        packed, rows = wire.unpack_rows(wire.slice_payload(group.payload, at, at + count))
+        kind, rows = wire.unpack_rows(wire.slice_payload(group.payload, at, at + count))
         outcomes: list[Any] = []
         for position, row in enumerate(rows, at):
             self.ran[group.start + position] += 1
             try:
-                outcomes.append(fn(*(wire.load_row(*row) if packed else row), **kwargs))
+                outcomes.append(fn(*wire.arguments(kind, row), **kwargs))
             except Exception as exc:
                 outcomes.append(Failure.of(exc))
         failed = [at + k for k, outcome in enumerate(outcomes) if type(outcome) is Failure]

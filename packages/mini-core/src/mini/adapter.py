@@ -54,7 +54,7 @@ class Station:
         file = _File()
         self._outbox = Outbox(self._report, shared=not alone)
         self._worker = Worker(self, self._outbox, words, column, file, process_wide=alone)
-        self._peek = Peek(words, column, file)
+        self._peek = Peek(words, column.cast("Q"), file)
         self._turn = threading.Lock()
         self._sending = threading.Lock()
         # The rest is guarded by `_changed`.

@@ -40,9 +40,9 @@ GROUP_SECONDS = 0.004
 GROUP_BYTES = 1 << 20
 QUICK_SECONDS = 0.02
 """A worker gets its next group ahead of time if groups take less than this."""
-MOST_CHUNK = 1024
+MOST_CHUNK = 2048
 CHUNK_GROWTH = 8
-DEFAULT_WINDOW = 6144
+DEFAULT_WINDOW = 8192
 """Inputs in flight or waiting to be consumed, for calls that turn out to be tiny."""
 STEWARD_DELAY = 0.02
 """Seconds that nobody must have driven before the steward does."""

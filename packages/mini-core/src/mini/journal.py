@@ -5,10 +5,13 @@ the call it was running and nothing else (ERR-06, MAP-13), and what a slow group
 the group ends. It also makes results snapshots: what a later call does to an object that an earlier one returned does
 not show, however calls are grouped (MAP-11).
 
-The memory has three parts. The *words* say how far the group is. The *column* holds outcomes of one numeric type, a
-store each, which is all that tiny calls can afford. The *file* takes every other outcome as a pickle of its own. The
-outcomes of a segment, from `BASE` on, are in the column up to `SPLIT` and in the file from there; a segment ends when
-it is sent.
+The memory has three parts. The *words* say how far the group is. The *column* holds outcomes of one type, a single
+store for each number, which is all that tiny calls can afford. The *file* takes every other outcome as a pickle of its
+own. The outcomes of a segment, from `BASE` on, are in the column up to `SPLIT` and in the file from there; a segment
+ends when it is sent.
+
+While numbers go into the column, nothing else is noted of them: cells that have not been written yet hold the `BLANK`,
+a random number, and where they begin is how far the group is (`reached`).
 """
 
 from __future__ import annotations
@@ -16,8 +19,11 @@ from __future__ import annotations
 import inspect
 import io
 import marshal
+import os
 import pickle
+import sys
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -27,6 +33,7 @@ from .wire import Failure, Frames
 __all__ = [
     "AT",
     "BASE",
+    "BLANK",
     "COLUMN_BYTES",
     "FILE_BYTES",
     "GROUP",
@@ -36,17 +43,20 @@ __all__ = [
     "WORDS",
     "Journal",
     "Peek",
+    "reached",
     "saved_parts",
 ]
 
-GROUP, AT, BASE, SPLIT, KIND, STARTED, READY = range(7)
+GROUP, COUNT, AT, BASE, SPLIT, KIND, STARTED, READY, BLANK = range(9)
 """The words, unsigned 64-bit integers.
 
-GROUP: id of the group. AT: position in the group of the call that runs; all before it are saved; IDLE before the
-first. BASE, SPLIT: see above. KIND: type of the column. STARTED: `time.monotonic_ns()` at the start of the call, where
-calls are timed. READY: not 0 once the worker can take groups.
+GROUP, COUNT: id of the group, and how many calls it has. AT: position in the group of the call that runs, all before it
+are saved; but IDLE before the first, and any earlier one where the column tells (`reached`). BASE: see above. SPLIT:
+see above; IDLE as long as outcomes go into the column. KIND: type of the column, see `wire.CELLS`. STARTED:
+`time.monotonic_ns()` at the start of the call, where calls are timed. READY: not 0 once the worker can take groups.
+BLANK: what a blank cell holds.
 """
-WORDS = 8
+WORDS = 9
 IDLE = 2**64 - 1
 
 COLUMN_BYTES = 512 << 10
@@ -54,7 +64,8 @@ FILE_BYTES = 2 << 20
 FLUSH_BYTES = 1 << 20
 """A file that is fuller than this is sent before the group ends."""
 
-_KINDS: dict[type, tuple[int, str]] = {int: (1, "q"), float: (2, "d"), bool: (3, "q"), type(None): (4, "")}
+CELL = 8
+_KINDS: dict[type, int] = {kind: number for number, (kind, _) in wire.CELLS.items()}
 _SEND = Callable[[int, Frames, int | None], None]
 
 
@@ -67,13 +78,44 @@ class JournalFile(Protocol):
     def __getitem__(self, part: slice, /) -> bytes: ...
 
 
-Columns = Mapping[type, Any]
+class Column:
+    """The column's memory, as a worker uses it.
+
+    Attributes:
+        cells: as unsigned integers.
+        by_type: as a sequence for each type that it can hold; where a type needs no cell, of the worker's own memory.
+    """
+
+    def __init__(self, memory: memoryview[int]) -> None:
+        self.blank = os.urandom(CELL)
+        self.cells = memory.cast("Q")
+        self._memory = memory
+        self._blanks = self.blank * (len(memory) // CELL)
+        nothing = [None] * len(self.cells)
+        self.by_type: Mapping[type, Any] = {
+            kind: memory.cast(code) if code else nothing  # type: ignore[call-overload]
+            for kind, code in wire.CELLS.values()
+        }
+
+    def clear(self, count: int) -> None:
+        """Blank the cells of `count` calls."""
+        size = min(CELL * count, len(self._blanks))
+        self._memory[:size] = self._blanks[:size]
+
+    def release(self) -> None:
+        """Let go of the memory; a store after that raises ValueError."""
+        for view in (self.cells, self._memory, *self.by_type.values()):
+            if isinstance(view, memoryview):
+                view.release()
 
 
-def make_columns(memory: memoryview[int]) -> Columns:
-    """The column's memory as a sequence for each type that it can hold."""
-    nothing = [None] * (COLUMN_BYTES // 8)
-    return {kind: memory.cast(code) if code else nothing for kind, (_, code) in _KINDS.items()}  # type: ignore[call-overload]
+def reached(words: memoryview[int], cells: memoryview[int]) -> int:
+    """Position in the group of the call that runs; all before it are saved. IDLE before the first, and in between."""
+    at = words[AT]
+    if at == IDLE or words[SPLIT] != IDLE or not wire.CELLS[words[KIND]][1]:
+        return at
+    blank = words[BLANK]
+    return bisect_left(cells, True, at, min(words[COUNT], len(cells)), key=lambda cell: cell == blank)
 
 
 class _NoType:
@@ -83,25 +125,27 @@ class _NoType:
 class Journal:
     """The journal of one group, as the worker writes it.
 
-    `results` has the outcome of every call so far, or None for one that need not be kept. When all outcomes of a
-    segment are plain values they are sent as one pickled list, which is read many times faster than one pickle each.
+    When all outcomes of a segment are plain values they are sent as a copy of the column or as one pickled list, which
+    are read many times faster than one pickle each.
 
     Args:
-        words, columns, file: the memory; `make_columns` makes the columns.
+        words, column, file: the memory.
         group: id of the group.
+        count: how many calls it has.
         send: takes the group's id, a part, and nanoseconds since the start with the last part.
     """
 
     def __init__(
         self,
         words: memoryview[int],
-        columns: Columns,
+        column: Column,
         file: JournalFile,
         group: int,
+        count: int,
         send: _SEND,
     ) -> None:
         self._words = words
-        self._columns = columns
+        self._column = column
         self._file = file
         self._group = group
         self._send = send
@@ -111,32 +155,38 @@ class Journal:
         self._buffers: list[pickle.PickleBuffer] = []
         self._began = time.perf_counter_ns()
         self._pickler: wire.Pickler | None = None
-        self.results: list[Any] = []
+        self._pickled: list[Any] = []
+        """The outcomes of the segment that are in the file, as long as all of them are plain."""
         words[AT] = IDLE
         words[BASE] = words[SPLIT] = words[KIND] = words[STARTED] = 0
+        words[BLANK] = int.from_bytes(column.blank, sys.byteorder)
+        column.clear(count)
+        words[COUNT] = count
         words[GROUP] = self._group
         file.seek(0)
 
-    def save(self, i: int, outcome: Any) -> tuple[type, Any]:
+    def save(self, i: int, outcome: Any) -> tuple[type, Any, bool]:
         """Save the outcome of call `i`.
 
-        Returns a type and a column: outcomes of exactly that type that follow may be stored in the column and
-        appended to `results` instead of coming here.
+        Returns a type, a column, and whether AT is needed. Outcomes of exactly that type that follow may be stored in
+        the column instead of coming here. If AT is needed, the worker has to set it before each call.
         """
-        if i == self._base and (column := self._columns.get(type(outcome))) is not None:
+        words = self._words
+        if i == self._base and (cells := self._column.by_type.get(type(outcome))) is not None:
             try:
-                column[i] = outcome
+                cells[i] = outcome
             except (ValueError, OverflowError, IndexError):  # a long integer, a long group
                 pass
             else:
-                self._words[KIND] = _KINDS[type(outcome)][0]
-                self._words[SPLIT] = IDLE
-                self.results.append(outcome)
-                return type(outcome), column
-        if self._words[SPLIT] > i:
-            self._words[SPLIT] = i
+                words[AT] = i
+                words[KIND] = kind = _KINDS[type(outcome)]
+                words[SPLIT] = IDLE
+                return type(outcome), cells, not wire.CELLS[kind][1]
+        if words[SPLIT] > i:
+            words[AT] = i
+            words[SPLIT] = i
         self._save_pickled(i, outcome)
-        return _NoType, None
+        return _NoType, None, True
 
     def fail(self, i: int, failure: Failure) -> Failure:
         """Note that the outcome of call `i` is a failure; it still has to be saved."""
@@ -170,11 +220,10 @@ class Journal:
             self._buffers.clear()
             self._send_alone(i, data, memory)
             return
-        if type(outcome) in wire.ATOMS:
-            self.results.append(outcome)
-        else:
+        if type(outcome) not in wire.ATOMS:
             self._plain = False
-            self.results.append(None)
+        elif self._plain:
+            self._pickled.append(outcome)
         if self._file.tell() > FLUSH_BYTES:
             self._flush(i + 1)
 
@@ -197,15 +246,19 @@ class Journal:
         self._send_alone(i, data, memory)
 
     def _part(self, upto: int) -> Frames:
-        count = upto - self._base
+        base, count = self._base, upto - self._base
         if not count:
             return []
-        failed = [k for k in self._failed if k >= self._base]
+        words = self._words
+        failed = [k for k in self._failed if k >= base]
+        split = max(base, min(words[SPLIT], upto))
+        if split == upto:
+            return _column_part(base, count, words[KIND], self._column.cells)
+        stored = _stored(base, split, words[KIND], self._column.cells)
         if self._plain:
-            head, body = ("list", self._base, count, failed), pickle.dumps(self.results[self._base : upto], 5)
-            return [marshal.dumps(head), body]
-        plain = self.results[self._base : max(self._base, min(self._words[SPLIT], upto))]
-        return _journal_part(self._base, count, failed, plain, self._file[0 : self._file.tell()])
+            head = ("list", base, count, failed)
+            return [marshal.dumps(head), pickle.dumps(stored + self._pickled, wire.PROTOCOL)]
+        return _journal_part(base, count, failed, stored, self._file[0 : self._file.tell()])
 
     def _flush(self, upto: int) -> None:
         if upto > self._base:
@@ -214,7 +267,6 @@ class Journal:
 
     def _send_alone(self, i: int, data: bytes, memory: Frames) -> None:
         self._flush(i)
-        self.results.append(None)
         head = marshal.dumps(("one", i, 1, [i] if i in self._failed[-1:] else []))
         self._send(self._group, [head, data, *memory], None)
         self._restart(i + 1)
@@ -226,6 +278,7 @@ class Journal:
         self._words[KIND] = 0
         self._base = base
         self._plain = True
+        self._pickled.clear()
         self._file.seek(0)
 
     def _rewind(self, i: int) -> int:
@@ -243,23 +296,29 @@ def _journal_part(base: int, count: int, failed: list[int], plain: list[Any], pi
     return [head, b"".join([*(pickle.dumps(value, 5) for value in plain), pickles])]
 
 
-def saved_parts(words: memoryview[int], column: memoryview[int], file: JournalFile) -> Frames:
+def _column_part(base: int, count: int, kind: int, cells: memoryview[int]) -> Frames:
+    body = bytes(cells[base : base + count]) if wire.CELLS[kind][1] else b""
+    return [marshal.dumps((kind, base, count, [])), body]
+
+
+def _stored(base: int, split: int, kind: int, cells: memoryview[int]) -> list[Any]:
+    """The outcomes in the column."""
+    return wire.unpack_part(_column_part(base, split - base, kind, cells))[0] if split > base else []
+
+
+def saved_parts(words: memoryview[int], cells: memoryview[int], file: JournalFile) -> Frames:
     """What a worker has saved of its group and perhaps not sent: a part, or no frames if there is nothing.
 
-    The worker must be dead, or everything up to AT must have been there for a while.
+    The worker must be dead, or everything before `reached` must have been there for a while.
     """
-    base, at, split = words[BASE], words[AT], words[SPLIT]
+    base, at, split = words[BASE], reached(words, cells), words[SPLIT]
     if at == IDLE or at <= base:
         return []
-    kind, code = next(
-        ((t, code) for t, (number, code) in _KINDS.items() if number == words[KIND]), (None, "")
-    )
-    until = min(split, at)
-    stored: list[Any] = []
-    if until > base and kind is not None:
-        cells = column.cast(code)[base:until].tolist() if code else [None] * (until - base)  # type: ignore[call-overload]
-        stored = [bool(cell) for cell in cells] if kind is bool else cells
-    data = file[0:FILE_BYTES] if at > until else b""
+    until = max(base, min(split, at))
+    if until == at:
+        return _column_part(base, at - base, words[KIND], cells)
+    stored = _stored(base, until, words[KIND], cells)
+    data = file[0:FILE_BYTES]
     outcomes = io.BytesIO(data)
     failed = []
     for position in range(until, at):
@@ -278,28 +337,27 @@ def saved_parts(words: memoryview[int], column: memoryview[int], file: JournalFi
 class Peek:
     """Reads what a worker that still runs has saved of a slow group."""
 
-    def __init__(self, words: memoryview[int], column: memoryview[int], file: JournalFile) -> None:
+    def __init__(self, words: memoryview[int], cells: memoryview[int], file: JournalFile) -> None:
         self._words = words
-        self._column = column
+        self._cells = cells
         self._file = file
         self._seen = (0, 0)
 
     def read(self, group: int, received: int) -> Frames:
         """A part with outcomes of `group` beyond the first `received`, if there were some at the last call already."""
         words = self._words
-        base, at = words[BASE], words[AT]
+        base, at = words[BASE], reached(words, self._cells)
         if words[GROUP] != group or at == IDLE or at <= max(base, received):
             return []
         if self._seen != (group, at):
             # Only what was there the last time is read, so that no write to it can still be under way.
             self._seen = (group, at)
             return []
-        part = saved_parts(words, self._column, self._file)
+        part = saved_parts(words, self._cells, self._file)
         return part if words[GROUP] == group and words[BASE] == base else []
 
     def left(self, group: int, count: int) -> int:
         """How many of the `count` calls of `group` have not started, as far as the words tell."""
         words = self._words
-        if words[GROUP] != group or words[AT] == IDLE:
-            return 0
-        return count - words[AT] - 1
+        at = reached(words, self._cells)
+        return count - at - 1 if words[GROUP] == group and at != IDLE else 0

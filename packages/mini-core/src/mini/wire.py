@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from types import FunctionType, MemberDescriptorType, SimpleNamespace, TracebackType
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import cloudpickle
 from cloudpickle import cloudpickle as _cloudpickle
@@ -38,6 +38,8 @@ __all__ = [
     "Frames",
     "Pickler",
     "Program",
+    "RowKind",
+    "arguments",
     "dumps",
     "join_frames",
     "loads",
@@ -364,18 +366,27 @@ def _items(frames: Frames) -> Iterator[tuple[memoryview, Frames]]:
         at += count
 
 
-def unpack_rows(frames: Frames) -> tuple[bool, Iterator[tuple[Any, ...]]]:
-    """The rows of a payload as an iterator, and whether each is still packed.
+RowKind = Literal["argument", "arguments", "packed"]
 
-    Packed rows are `(pickle, buffers)` for `load_row`, so that an input that cannot be unpickled fails its own call.
+
+def unpack_rows(frames: Frames) -> tuple[RowKind, Iterator[Any]]:
+    """The rows of a payload as an iterator, and what each is: the only argument, a tuple of them, or still packed.
+
+    `arguments` makes the same of all three. An input that cannot be unpickled thus fails its own call.
     """
-    if marshal.loads(frames[0])[0] == "columns":
-        return False, zip(*loads(frames[1]), strict=True)
-    return True, iter(list(_items(frames)))
+    head = marshal.loads(frames[0])
+    if head[0] != "columns":
+        return "packed", iter(list(_items(frames)))
+    columns = loads(frames[1])
+    return ("argument", iter(columns[0])) if len(columns) == 1 else ("arguments", zip(*columns, strict=True))
 
 
-def load_row(data: Frame, buffers: Frames) -> tuple[Any, ...]:
-    return cast("tuple[Any, ...]", loads(data, buffers=buffers))
+def arguments(kind: RowKind, row: Any) -> tuple[Any, ...]:
+    """The positional arguments of one call."""
+    if kind == "packed":
+        data, buffers = row
+        row = loads(data, buffers=buffers)
+    return (row,) if kind == "argument" else tuple(row)
 
 
 def slice_payload(frames: Frames, start: int, stop: int) -> Frames:
@@ -404,9 +415,8 @@ BRIEF = _Brief()
 def brief_input(frames: Frames, position: int) -> str:
     """A short repr of one call's positional arguments, for notes on errors; never raises."""
     try:
-        packed, rows = unpack_rows(slice_payload(frames, position, position + 1))
-        row = next(rows)
-        values = load_row(*row) if packed else row
+        kind, rows = unpack_rows(slice_payload(frames, position, position + 1))
+        values = arguments(kind, next(rows))
         return ", ".join(BRIEF.repr(value) for value in values)
     except Exception as exc:
         return f"<no repr: {type(exc).__name__}>"
@@ -418,6 +428,10 @@ def brief_input(frames: Frames, position: int) -> str:
 #   "list"    body is one pickle of a list of plain values
 #   "journal" body is one pickle after the other, each complete in itself
 #   "one"     body is one pickle, buffers are beside it
+#   a number  body is an array of 64-bit cells of that kind, in the byte order of the worker's machine
+
+CELLS: dict[int, tuple[type, str]] = {1: (int, "q"), 2: (float, "d"), 3: (bool, "q"), 4: (type(None), "")}
+"""Kinds of cells: the type that they stand for and the format of a memoryview; values of one without need no cell."""
 
 
 class Failure:
@@ -495,6 +509,8 @@ def _is_control_flow(exc: BaseException) -> bool:
 def unpack_part(frames: Frames) -> tuple[list[Any], bool]:
     """The outcomes of a part: each call's value, or a Failure in its place; and whether there is a Failure."""
     kind, _, count, failed = marshal.loads(frames[0])
+    if kind in CELLS:
+        return _read_cells(kind, frames[1], count), False
     if kind == "list":
         return cast("list[Any]", loads(frames[1])), False
     if kind == "one":
@@ -504,6 +520,14 @@ def unpack_part(frames: Frames) -> tuple[list[Any], bool]:
             return [_unreadable(exc)], True
     values, unreadable = _read_journal(frames[1], count)
     return values, unreadable or bool(failed)
+
+
+def _read_cells(kind: int, cells: Frame, count: int) -> list[Any]:
+    made, code = CELLS[kind]
+    if not code:
+        return [None] * count
+    values: list[Any] = memoryview(cells).cast("B").cast(code).tolist()  # type: ignore[call-overload]
+    return [value == 1 for value in values] if made is bool else values
 
 
 def _read_journal(data: Frame, count: int) -> tuple[list[Any], bool]:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from . import wire
 from .context import RunningGroup, enter_group
 from .errors import SerializationError
-from .journal import AT, BASE, GROUP, IDLE, STARTED, Journal, JournalFile, make_columns
+from .journal import AT, BASE, GROUP, IDLE, STARTED, Column, Journal, JournalFile, reached
 from .output import Outbox
 from .wire import Failure, Frames
 
@@ -160,9 +160,9 @@ def _not_loaded(what: str, exc: BaseException) -> Failure:
     return Failure.of(error, "serialization")
 
 
-def _call_packed(call: Callable[..., Any], data: wire.Frame, buffers: Frames) -> Any:
+def _call_with(kind: wire.RowKind, call: Callable[..., Any], row: Any) -> Any:
     try:
-        args = wire.load_row(data, buffers)
+        args = wire.arguments(kind, row)
     except BaseException as exc:
         raise _Refused(_not_loaded("argument", exc)) from exc
     return call(*args)
@@ -192,7 +192,7 @@ class Worker:
         self.host = host
         self.outbox = outbox
         self.words = words
-        self.columns = make_columns(column)
+        self.column = Column(column)
         self.file = file
         self.process_wide = process_wide
         self.rows: Iterator[Any] = iter(())
@@ -203,13 +203,14 @@ class Worker:
         p = program.head
         words = self.words
         words[AT] = IDLE
+        cells = self.column.cells
         group = RunningGroup(
             head.flow,
             head.start,
             head.attempt,
             p.apparatus,
             p.data_dir,
-            lambda: 0 if words[AT] == IDLE else words[AT],
+            lambda: 0 if words[AT] == IDLE else reached(words, cells),
             self.outbox.emitter(head.attempt, head.flow),
         )
         before = enter_group(group, process_wide=self.process_wide)
@@ -226,36 +227,36 @@ class Worker:
     def _run_calls(self, program: Program, head: GroupHead, payload: Frames, group: RunningGroup) -> None:
         call = program.call
         try:
-            packed, rows = wire.unpack_rows(payload)
+            kind_of_rows, rows = wire.unpack_rows(payload)
+            if kind_of_rows != "argument":
+                call = partial(_call_with, kind_of_rows, call)
         except BaseException as exc:
-            call, packed = partial(_refuse, _not_loaded("argument", exc)), False
-            rows = iter([()] * head.count)
-        if packed:
-            call = partial(_call_packed, call)
+            call = partial(_refuse, _not_loaded("argument", exc))
+            rows = iter([None] * head.count)
         if program.head.timed:
             rows = self._note_starts(rows)
         self.rows = rows
 
-        journal = Journal(self.words, self.columns, self.file, head.group, self.host.send_part)
-        words, keep, save = self.words, journal.results.append, journal.save
+        journal = Journal(self.words, self.column, self.file, head.group, head.count, self.host.send_part)
+        words, save = self.words, journal.save
         kind: type | None = None
         column: Any = None
+        at_is_needed = True
         i = 0
         for row in rows:
-            words[AT] = i
+            if at_is_needed:
+                words[AT] = i
             try:
-                outcome = call(*row)
+                outcome = call(row)
             except BaseException as exc:
                 outcome = journal.fail(i, _failure(exc))
             if type(outcome) is kind:
                 try:
                     column[i] = outcome
                 except (ValueError, OverflowError, IndexError):
-                    kind, column = save(i, outcome)
-                else:
-                    keep(outcome)
+                    kind, column, at_is_needed = save(i, outcome)
             else:
-                kind, column = save(i, outcome)
+                kind, column, at_is_needed = save(i, outcome)
             i += 1
         self.outbox.finish(group)
         journal.finish(i)
@@ -277,9 +278,8 @@ class Worker:
         items: Any = None
         count = 0
         try:
-            packed, rows = wire.unpack_rows(payload)
-            row = next(rows)
-            items = _iterate(program.call(*(wire.load_row(*row) if packed else row)))
+            kind, rows = wire.unpack_rows(payload)
+            items = _iterate(program.call(*wire.arguments(kind, next(rows))))
             while self.host.take_credit(head.flow):
                 item = next(items, _END)
                 if item is _END:

@@ -147,9 +147,7 @@ class Child:
         self._changed = threading.Condition()
         self.outbox.forked()
         self.worker.words.release()
-        for column in self.worker.columns.values():
-            if isinstance(column, memoryview):
-                column.release()
+        self.worker.column.release()
 
     # --- what the worker needs of its host ---
 

@@ -40,7 +40,7 @@ class _Station:
         file = _File()
         outbox = Outbox(self._report, shared=True)
         self.worker = Worker(self, outbox, words, column, file, process_wide=False)
-        self.peek = Peek(words, column, file)
+        self.peek = Peek(words, column.cast("Q"), file)
 
     def run(self, group: Group) -> None:
         task = group.task

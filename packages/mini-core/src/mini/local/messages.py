@@ -57,10 +57,11 @@ class JournalMemory:
         self._whole = memoryview(self._map)
         self.words = self._whole[: 8 * WORDS].cast("Q")
         self.column = self._whole[_COLUMN_OFFSET:]
+        self.cells = self.column.cast("Q")
         self.file = mmap.mmap(fd, FILE_BYTES, offset=_FILE_OFFSET)
 
     def close(self) -> None:
-        for view in (self.words, self.column, self._whole):
+        for view in (self.words, self.cells, self.column, self._whole):
             view.release()
         self._map.close()
         self.file.close()

@@ -25,7 +25,7 @@ from pathlib import Path
 from .. import wire
 from ..carrier import Broken, Carrier, Event, Group, Lost, Outcomes, Reports, Returned, Task
 from ..errors import BackendUnavailable, FailureKind
-from ..journal import AT, GROUP, IDLE, READY, STARTED, Peek, saved_parts
+from ..journal import GROUP, IDLE, READY, STARTED, Peek, reached, saved_parts
 from .channel import Channel
 from .messages import CONTROL, MEMORY_BYTES, Data, JournalMemory, Order, anonymous_file
 from .wait import Wait
@@ -69,7 +69,7 @@ class ProcessWorker:
             undo.callback(os.close, memory)
             self.memory = JournalMemory(memory)
             self.words = self.memory.words
-            self.peek = Peek(self.words, self.memory.column, self.memory.file)
+            self.peek = Peek(self.words, self.memory.cells, self.memory.file)
             ours, theirs = socket.socketpair()
             undo.callback(theirs.close)
             control, their_control = socket.socketpair()
@@ -110,10 +110,10 @@ class ProcessWorker:
 
     def is_at(self, group: Group) -> bool:
         """Whether it runs a call of `group` right now. Only sure while it is stopped."""
-        return self.words[GROUP] == group.id and self.words[AT] < group.count
+        return self.words[GROUP] == group.id and reached(self.words, self.memory.cells) < group.count
 
     def saved(self) -> wire.Frames:
-        return saved_parts(self.words, self.memory.column, self.memory.file)
+        return saved_parts(self.words, self.memory.cells, self.memory.file)
 
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -376,7 +376,7 @@ class ProcessPool(Carrier):
             worker.kill()
             worker.process.wait()
         kind, reason = worker.verdict or self._cause(worker)
-        begun, at = worker.words[GROUP], worker.words[AT]
+        begun, at = worker.words[GROUP], reached(worker.words, worker.memory.cells)
         for place, group in enumerate(worker.groups):
             running = -1
             if place == 0 and begun == group.id and at != IDLE:
