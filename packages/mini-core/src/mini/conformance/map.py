@@ -496,6 +496,8 @@ class MapSuite(Suite):
         with contextlib.suppress(probes.Unopened):  # a worker that is the calling thread does not go ahead
             tally.wait_for(1, min(1, patience))
         results.close()
+        with contextlib.suppress(probes.Unopened):  # word of it may take a moment to reach the workers
+            tally.wait_for(3, patience / 50)
         gate.open()
         assert apparatus.run(subjects.double, 4) == 8
         started = len(tally.read())
