@@ -238,7 +238,7 @@ def work(calls: Sequence[Any], fn: Any) -> tuple[Host, list[Any]]:
         saved.append(sent + (wire.unpack_part(part)[0] if part else []))
         return fn(calls[i])
 
-    worker = Worker(host, Outbox(lambda reports: None), words, column, file, process_wide=False)
+    worker = Worker(host, Outbox(lambda reports: None, shared=True), words, column, file, process_wide=False)
     frames = wire.pack_program(lambda i: i, {}).frames
     program = Program(ProgramHead("f", "call", False, "a", None, 0), frames)
     program.call = watched

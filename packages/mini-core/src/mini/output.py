@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, TextIO, cast
+from typing import Any, TextIO
 
 from .context import RunningGroup, running_group
 
@@ -71,7 +71,8 @@ class Outbox:
     @contextlib.contextmanager
     def capture(self, group: RunningGroup) -> Iterator[None]:
         """Within it, what `group`'s calls print comes here."""
-        if self._shared or not _streams:
+        # A call may have put another stream there and left it.
+        if self._shared or not isinstance(sys.stdout, LineStream):
             install()
         _captured[id(group)] = self
         try:
@@ -200,9 +201,12 @@ def install() -> None:
     """Put line streams in the place of `sys.stdout` and `sys.stderr`; `uninstall` undoes it when called as often."""
     global _users
     with _installing:
-        if not _users:
-            _streams[:] = [LineStream(name, getattr(sys, name)) for name in ("stdout", "stderr")]
-            sys.stdout, sys.stderr = cast("list[TextIO]", _streams)
+        for name in ("stdout", "stderr"):
+            outside = getattr(sys, name)
+            if not isinstance(outside, LineStream):
+                stream = LineStream(name, outside)
+                _streams.append(stream)
+                setattr(sys, name, stream)
         _users += 1
 
 
