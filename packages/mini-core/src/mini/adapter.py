@@ -7,7 +7,6 @@ over and looks into none of them. docs/how-to/write-an-adapter.md builds one.
 
 from __future__ import annotations
 
-import io
 import marshal
 import pickle
 import threading
@@ -18,7 +17,7 @@ from collections.abc import Callable
 
 from . import wire
 from .carrier import Broken, Carrier, Event, Group, Outcomes, Reports, Returned, Task
-from .journal import COLUMN_BYTES, WORDS, Peek
+from .journal import OwnMemory, Peek
 from .output import Outbox, Report
 from .wire import Frames
 from .worker import GroupHead, Program, ProgramHead, Worker
@@ -49,12 +48,12 @@ class Station:
 
     def __init__(self, send: Callable[[Frames], None], *, alone: bool) -> None:
         self._send = send
-        words = memoryview(bytearray(8 * WORDS)).cast("Q")
-        column = memoryview(bytearray(COLUMN_BYTES))
-        file = _File()
+        memory = OwnMemory()
         self._outbox = Outbox(self._report, shared=not alone)
-        self._worker = Worker(self, self._outbox, words, column, file, process_wide=alone)
-        self._peek = Peek(words, column.cast("Q"), file)
+        self._worker = Worker(
+            self, self._outbox, memory.words, memory.column, memory.file, process_wide=alone
+        )
+        self._peek = Peek(memory.words, memory.cells, memory.file)
         self._turn = threading.Lock()
         self._sending = threading.Lock()
         # The rest is guarded by `_changed`.
@@ -324,14 +323,6 @@ class MessageCarrier(Carrier):
         if group is None:
             return None
         return Outcomes(group, message[1:], value) if kind == _PART else Returned(group, value)
-
-
-class _File(io.BytesIO):
-    """Memory of one process that can be used as a journal's file."""
-
-    def __getitem__(self, part: slice) -> bytes:
-        with self.getbuffer() as view:
-            return bytes(view[part])
 
 
 def _as_text(data: object) -> object:

@@ -42,6 +42,7 @@ __all__ = [
     "STARTED",
     "WORDS",
     "Journal",
+    "OwnMemory",
     "Peek",
     "reached",
     "saved_parts",
@@ -76,6 +77,22 @@ class JournalFile(Protocol):
     def seek(self, offset: int, /) -> Any: ...
     def tell(self) -> int: ...
     def __getitem__(self, part: slice, /) -> bytes: ...
+
+
+class OwnMemory:
+    """Memory for a journal that shares nothing with other processes, and ends with its worker."""
+
+    def __init__(self) -> None:
+        self.words = memoryview(bytearray(8 * WORDS)).cast("Q")
+        self.column = memoryview(bytearray(COLUMN_BYTES))
+        self.cells = self.column.cast("Q")
+        self.file: JournalFile = _OwnFile()
+
+
+class _OwnFile(io.BytesIO):
+    def __getitem__(self, part: slice) -> bytes:
+        with self.getbuffer() as view:
+            return bytes(view[part])
 
 
 class Column:

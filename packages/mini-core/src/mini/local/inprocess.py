@@ -3,13 +3,12 @@ that release the GIL. Calls are packed and unpacked as on every backend, so argu
 
 from __future__ import annotations
 
-import io
 import threading
 import time
 from collections import deque
 
 from ..carrier import Broken, Carrier, Event, Group, Outcomes, Reports, Returned, Task
-from ..journal import COLUMN_BYTES, WORDS, Peek
+from ..journal import OwnMemory, Peek
 from ..output import Outbox, Report
 from ..wire import Frames
 from ..worker import Program, Worker
@@ -21,11 +20,6 @@ SLOW_SECONDS = 0.01
 """A group that takes longer has what is finished of it handed out, and what has not started given to idle threads."""
 
 
-class _File(io.BytesIO):
-    def __getitem__(self, part: slice) -> bytes:
-        return bytes(self.getbuffer()[part])
-
-
 class _Station:
     """One worker in this process, and the host it talks to."""
 
@@ -35,12 +29,10 @@ class _Station:
         self.since = 0.0
         self._carrier = carrier
         self._programs: dict[str, Program] = {}
-        words = memoryview(bytearray(8 * WORDS)).cast("Q")
-        column = memoryview(bytearray(COLUMN_BYTES))
-        file = _File()
+        memory = OwnMemory()
         outbox = Outbox(self._report, shared=True)
-        self.worker = Worker(self, outbox, words, column, file, process_wide=False)
-        self.peek = Peek(words, column.cast("Q"), file)
+        self.worker = Worker(self, outbox, memory.words, memory.column, memory.file, process_wide=False)
+        self.peek = Peek(memory.words, memory.cells, memory.file)
 
     def run(self, group: Group) -> None:
         task = group.task
