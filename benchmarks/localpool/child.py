@@ -28,7 +28,9 @@ class Missing(Exception):
 
 def start(code: str, *, log: Any = subprocess.DEVNULL, **options: Any) -> subprocess.Popen[bytes]:
     """Start a Python that runs `code`, in a session of its own, as a terminal's Ctrl-C finds it."""
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "PYTHONSAFEPATH": "1"}
+    # Nothing of what Python may be told, for instance to compile modules anew each time.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    environment = {**inherited, "PYTHONPATH": str(HERE.parent), "PYTHONSAFEPATH": "1"}
     return subprocess.Popen(
         [sys.executable, "-c", code],
         env=environment,

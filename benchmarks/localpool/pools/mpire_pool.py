@@ -19,9 +19,12 @@ class Pool(pools.Pool):
 
     def __init__(self) -> None:
         self.pool = mpire.WorkerPool(pools.WORKERS, keep_alive=True)
+        self.single: Any = None
 
     def call(self, fn: Callable[[Any], Any], x: Any) -> Any:
-        return self.pool.apply(fn, (x,))
+        if self.single is None:  # a pool that has done `apply` passes its next `imap` wrong arguments (2.10.2)
+            self.single = mpire.WorkerPool(pools.WORKERS, keep_alive=True)
+        return self.single.apply(fn, (x,))
 
     def imap(self, fn: Callable[[Any], Any], xs: Iterable[Any], chunk: int | None = None) -> Iterable[Any]:
         results: Iterable[Any] = self.pool.imap(fn, xs, chunk_size=chunk)
@@ -40,6 +43,8 @@ class Pool(pools.Pool):
 
     def close(self) -> None:
         self.pool.terminate()
+        if self.single is not None:
+            self.single.terminate()
 
 
 class ConstantFirst:
