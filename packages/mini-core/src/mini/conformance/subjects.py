@@ -187,13 +187,13 @@ def first_waits(number: int, tally: Tally, gate: Gate, seconds: float) -> int:
 
 def fail_beside(number: int, failing: int, started: Tally, ended: Tally, held: Held, gate: Gate) -> int:
     """Calls 0 and 1 run at the same time, where that can be; `failing` fails, and the other waits at the gate."""
-    started.add(number)
-    with contextlib.suppress(Unopened):
-        started.wait_for(2, 1)
-    if number == failing:
-        raise LookupError(f"call {number}")
-    if number < 2:
-        with held.hold():
+    with held.hold() if number < 2 and number != failing else contextlib.nullcontext():
+        started.add(number)  # not before it holds the lock: `failing` waits for this
+        with contextlib.suppress(Unopened):
+            started.wait_for(2, 1)
+        if number == failing:
+            raise LookupError(f"call {number}")
+        if number < 2:
             gate.wait()
     ended.add(number)
     return number
