@@ -1,0 +1,116 @@
+"""The conformance kit can fail: of many apparatuses, each broken in one thing, each is caught by the clause for it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from broken import BROKEN, Broken
+from broken.selection import CHOSEN, others
+from mini.conformance.clauses import GROUPS
+
+
+@dataclass
+class Outcome:
+    """How a test ended. What came of it while its fixtures were set up or torn down is kept apart."""
+
+    failure: str | None = None
+    errors: list[str] = field(default_factory=list)
+
+
+Outcomes = dict[tuple[str, str], Outcome]
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcomes]:
+    """What the kit says about all of them, by suite and test, in sessions of pytest as an adapter's author has them."""
+    helpers = tmp_path_factory.mktemp("helpers")
+    # At the same time, because much of it is waiting for what does not come.
+    sessions = {
+        folder: start(folder, workers, helpers)
+        for workers in ("process", "thread")
+        for folder in [tmp_path_factory.mktemp(workers)]
+    }
+    found: Outcomes = {}
+    try:
+        for folder, session in sessions.items():
+            output, _ = session.communicate()
+            assert session.returncode == pytest.ExitCode.TESTS_FAILED, output[-5000:]
+            found |= read(folder / "results.xml")
+        yield found
+    finally:
+        for session in sessions.values():
+            session.kill()
+            session.wait()
+        for helper in helpers.iterdir():
+            with suppress(ProcessLookupError):
+                os.kill(int(helper.name), signal.SIGKILL)
+
+
+def start(folder: Path, workers: str, helpers: Path) -> subprocess.Popen[str]:
+    """Start a session of pytest for all that have such workers."""
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    suites = [f"Test{broken.name}" for broken in BROKEN if broken.workers == workers]
+    suites.append("TestSound" + workers.capitalize())
+    (folder / "test_apparatuses.py").write_text(f"from broken.suites import {', '.join(suites)}\n")
+    options = ["-q", "--tb=short", f"--basetemp={folder / 'tmp'}", "--junitxml=results.xml"]
+    plugins = ["-p", "no:cacheprovider", "-p", "broken.selection"]
+    path = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    return subprocess.Popen(
+        [sys.executable, "-m", "pytest", *options, *plugins, "test_apparatuses.py"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path)), "BROKEN_HELPERS": str(helpers)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def read(results: Path) -> Outcomes:
+    found: Outcomes = {}
+    for case in ET.parse(results).iter("testcase"):
+        key = case.attrib["classname"].rpartition(".")[2], case.attrib["name"]
+        outcome = found.setdefault(key, Outcome())
+        for failure in case.iter("failure"):
+            outcome.failure = f"{failure.attrib['message']}\n{failure.text}"
+        outcome.errors += [f"{error.attrib['message']}\n{error.text}" for error in case.iter("error")]
+    return found
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: f"{broken.clause}-{broken.name}")
+def test_it_is_caught_by_the_clause_meant_for_it(outcomes: Outcomes, broken: Broken) -> None:
+    outcome = outcomes[f"Test{broken.name}", broken.test]
+    assert outcome.failure is not None, f"{broken.name} passes {broken.test}"
+    assert re.search(broken.says, outcome.failure), outcome.failure
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.name)
+def test_it_is_sound_otherwise(outcomes: Outcomes, broken: Broken) -> None:
+    for test in others(broken):
+        outcome = outcomes[f"Test{broken.name}", test]
+        assert outcome.failure is None, outcome.failure
+        assert not outcome.errors, outcome.errors
+
+
+@pytest.mark.parametrize("workers", ["process", "thread"])
+def test_a_sound_one_passes_the_same_tests(outcomes: Outcomes, workers: str) -> None:
+    suite = "TestSound" + workers.capitalize()
+    mine = {test: outcome for (name, test), outcome in outcomes.items() if name == suite}
+    assert mine.keys() == CHOSEN[suite] >= {broken.test for broken in BROKEN if broken.workers == workers}
+    for outcome in mine.values():
+        assert outcome.failure is None, outcome.failure
+        assert not outcome.errors, outcome.errors
+
+
+def test_each_group_of_clauses_can_fail() -> None:
+    assert {broken.clause.partition("-")[0] for broken in BROKEN} == {*GROUPS}
+    assert len({broken.name for broken in BROKEN}) == len(BROKEN) >= 15
