@@ -327,6 +327,21 @@ app.close()
         assert list(apparatus.map(branch, range(6))) == expected
         assert list(apparatus.map(trunk, [3, 4])) == [expected[:3], expected[:4]]
 
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_ctx_05_by_the_very_same_object(
+        self, fresh: MakeApparatus, unused_name: str, monkeypatch: pytest.MonkeyPatch, workers: int
+    ) -> None:
+        """ "A call may itself use an apparatus (nested `run`/`map`) without deadlock."
+
+        A failure by timeout means that a worker in the calling process, which comes by the caller's own object and not
+        by a copy of it, keeps the place that the calls it waits for need. `Carrier.lend` is for this.
+        """
+        apparatus = fresh(unused_name).w(max_workers=workers)
+        monkeypatch.setitem(subjects.HERE, unused_name, apparatus)
+        passed: dict[str, Any] = {"name": unused_name, "otherwise": apparatus}
+        assert apparatus.run(subjects.nested, 3, **passed) == 12
+        assert list(apparatus.map(subjects.nested, range(6), kwargs=passed)) == [x + x * x for x in range(6)]
+
     def test_ctx_05_a_nested_error(self, fresh: MakeApparatus, unused_name: str) -> None:
         """ "A call may itself use an apparatus"
 

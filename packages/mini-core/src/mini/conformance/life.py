@@ -26,7 +26,7 @@ from .scripts import Scripts
 __all__ = ["LifeSuite"]
 
 WORK = """
-import asyncio, itertools, os, signal, sys, threading, time
+import asyncio, os, signal, sys, threading, time
 import numpy as np
 from mini.conformance import subjects
 from mini.conformance.footprint import Footprint
@@ -36,7 +36,7 @@ def work(app):
     constant = np.zeros(500_000)
     assert list(app.map(lambda x: x + constant.size, range(20))) == [500_000 + x for x in range(20)]
     assert sum(len(b) for b in app.map(subjects.blob, [1_000_000] * 4)) == 4_000_000
-    left = app.map(subjects.double, itertools.count())
+    left = app.map(subjects.double, subjects.endless())
     next(left)
     left.close()
     stream = app.stream(subjects.count_up, 100)
@@ -268,7 +268,7 @@ print(left)
             "returns": "",
             "raises": "raise LookupError('the end')\n",
             "sys.exit": "sys.exit(3)\n",
-            "in the midst of a map": "results = app.map(subjects.double, itertools.count())\nnext(results)\n",
+            "in the midst of a map": "results = app.map(subjects.double, subjects.endless())\nnext(results)\n",
             "SIGTERM": "os.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(60)\n",
             "SIGKILL": "os.kill(os.getpid(), signal.SIGKILL)\ntime.sleep(60)\n",
         }[end]

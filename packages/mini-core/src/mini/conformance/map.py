@@ -161,7 +161,7 @@ class MapSuite(Suite):
             (1, "b", [0]),
             (2, "c", [0]),
         ]
-        assert list(map_(subjects.add, itertools.count(), iter([5, 6]))) == [5, 7]
+        assert list(map_(subjects.add, subjects.endless(), iter([5, 6]))) == [5, 7]
         assert list(map_(len, {"ab": 1, "c": 2})) == [2, 1]
         assert list(map_(subjects.total, np.ones((3, 2)))) == [2.0, 2.0, 2.0]
 
@@ -228,7 +228,7 @@ class MapSuite(Suite):
 
         A failure means that all inputs are read before the first result comes. (A list of the inputs is no good.)
         """
-        results = apparatus.map(subjects.double, itertools.count())
+        results = apparatus.map(subjects.double, subjects.endless())
         assert list(itertools.islice(results, 3)) == [0, 2, 4]
         results.close()
 
@@ -293,7 +293,7 @@ class MapSuite(Suite):
 
         A failure means that the inputs are pulled without end or far ahead of the results.
         """
-        inputs = Watched(itertools.count())
+        inputs = Watched(subjects.endless())
         results = as_map(apparatus, how)(subjects.double, inputs)
         assert inputs.consume(results, 100) == [2 * x for x in range(100)]
         assert inputs.pulled <= 100 + DEFAULT_WINDOW
@@ -304,7 +304,7 @@ class MapSuite(Suite):
 
         A failure means that the default window does not depend on how long calls take: inputs may be large.
         """
-        inputs = Watched(itertools.count())
+        inputs = Watched(subjects.endless())
         results = apparatus.map(lambda _: time.sleep(0.02), inputs)
         inputs.consume(results, 10)
         assert inputs.most_out <= 40
@@ -457,7 +457,7 @@ class MapSuite(Suite):
             return number
 
         kwargs = {"tally": tally, "gate": gate}
-        results = apparatus.w(chunk=1).map(call, itertools.count(), kwargs=kwargs)
+        results = apparatus.w(chunk=1).map(call, subjects.endless(), kwargs=kwargs)
         if how == "break":
             for result in results:
                 assert result == 0
@@ -518,14 +518,14 @@ class MapSuite(Suite):
             return which, number
 
         kwargs = {"tally": tally, "gate": gate}
-        old = apparatus.w(chunk=1).map(partial(call, "old"), itertools.count(), kwargs=kwargs)
+        old = apparatus.w(chunk=1).map(partial(call, "old"), subjects.endless(), kwargs=kwargs)
         assert next(old) == ("old", 0)
         old.close()
         new = apparatus.map(partial(call, "new"), range(500), kwargs=kwargs)
         gate.open()
         assert list(new) == [("new", number) for number in range(500)]
         for _ in range(20):
-            tiny = apparatus.map(subjects.double, itertools.count())
+            tiny = apparatus.map(subjects.double, subjects.endless())
             assert list(itertools.islice(tiny, 10)) == [2 * x for x in range(10)]
             tiny.close()
             assert list(apparatus.map(subjects.add, range(10), [100] * 10)) == list(range(100, 110))
@@ -573,7 +573,7 @@ class MapSuite(Suite):
                     break
 
         async def main() -> None:
-            results = apparatus.w(chunk=1).amap(call, itertools.count(), kwargs=kwargs)
+            results = apparatus.w(chunk=1).amap(call, subjects.endless(), kwargs=kwargs)
             if how == "cancelled task":
                 task = asyncio.create_task(take(results))
                 await asyncio.to_thread(tally.wait_for, 1, patience)
@@ -772,7 +772,7 @@ class MapSuite(Suite):
 
         A failure means that lengths are compared, or that the longest counts.
         """
-        rows = apparatus.map(lambda *row: row, range(7), iter(range(5)), [0] * 1000, itertools.count(1))
+        rows = apparatus.map(lambda *row: row, range(7), iter(range(5)), [0] * 1000, subjects.endless(1))
         assert list(rows) == [(x, x, 0, x + 1) for x in range(5)]
 
     @pytest.mark.slow
