@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from broken import BROKEN, Broken
 from broken.selection import CHOSEN, others
-from mini.conformance.clauses import GROUPS
+from mini.conformance.clauses import CLAUSES
 
 
 @dataclass
@@ -62,7 +62,7 @@ def start(folder: Path, workers: str, helpers: Path) -> subprocess.Popen[str]:
     suites = [f"Test{broken.name}" for broken in BROKEN if broken.workers == workers]
     suites.append("TestSound" + workers.capitalize())
     (folder / "test_apparatuses.py").write_text(f"from broken.suites import {', '.join(suites)}\n")
-    options = ["-q", "--tb=short", f"--basetemp={folder / 'tmp'}", "--junitxml=results.xml"]
+    options = ["-q", "--tb=native", f"--basetemp={folder / 'tmp'}", "--junitxml=results.xml"]
     plugins = ["-p", "no:cacheprovider", "-p", "broken.selection"]
     path = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     return subprocess.Popen(
@@ -111,6 +111,10 @@ def test_a_sound_one_passes_the_same_tests(outcomes: Outcomes, workers: str) -> 
         assert not outcome.errors, outcome.errors
 
 
-def test_each_group_of_clauses_can_fail() -> None:
-    assert {broken.clause.partition("-")[0] for broken in BROKEN} == {*GROUPS}
-    assert len({broken.name for broken in BROKEN}) == len(BROKEN) >= 15
+def test_each_clause_can_fail() -> None:
+    """Those of detached jobs, which no backend has yet, are refused by the core itself; one of them stands for all."""
+    assert {broken.clause for broken in BROKEN} >= {
+        clause for clause in CLAUSES if not clause.startswith("DET")
+    }
+    assert "DET-01" in {broken.clause for broken in BROKEN}
+    assert len({broken.name for broken in BROKEN}) == len(BROKEN)

@@ -24,13 +24,15 @@ class Broken:
         says: a regular expression, found in what that test then says.
         workers: of the local backend that it otherwise is.
         patience: seconds, for a test that finds out by waiting in vain.
+        timeout: seconds after which the test is given up, if that is how it fails.
     """
 
     apparatus: type[LocalApparatus]
     test: str
     says: str
     workers: Literal["process", "thread"]
-    patience: float
+    patience: float = 20
+    timeout: float | None = None
 
     @property
     def name(self) -> str:
@@ -47,12 +49,17 @@ BROKEN: list[Broken] = []
 
 
 def breaks(
-    test: str, *, says: str, workers: Literal["process", "thread"] = "thread", patience: float = 20
+    test: str,
+    *,
+    says: str,
+    workers: Literal["process", "thread"] = "thread",
+    patience: float = 20,
+    timeout: float | None = None,
 ) -> Callable[[Class], Class]:
     """Put an apparatus on the list; see `Broken`. Threads do where the defect does not need processes."""
 
     def add(apparatus: Class) -> Class:
-        BROKEN.append(Broken(apparatus, test, says, workers, patience))
+        BROKEN.append(Broken(apparatus, test, says, workers, patience, timeout))
         return apparatus
 
     return add

@@ -15,9 +15,9 @@ SAMPLE = {
     "RUN": "test_run_01_any_kind_of_function[closure]",
     "MAP": "test_map_06_raises_at_its_place[map]",
     "ERR": "test_err_04_what_cannot_be_pickled[cannot be reduced-map]",
-    "OPT": "test_opt_07_a_hook_that_raises_fails_its_call_alone[amap]",
+    "OPT": "test_opt_07_a_hook_that_raises_fails_its_call_alone[map]",
     "CTX": "test_ctx_03_outside_of_a_call",
-    "VOL": "test_vol_02_the_caller_reads_it",
+    "VOL": "test_vol_02_what_is_not_there",
     "CAP": "test_cap_01_the_names_are_fixed[CANCEL_RUNNING]",
     "LIFE": "test_life_02_using_a_closed_one[False]",
 }
@@ -50,3 +50,8 @@ def pytest_pycollect_makeitem(collector: pytest.Collector, name: str) -> list[An
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [item for item in items if item.parent is not None and item.name in CHOSEN[item.parent.name]]
+    timeouts = {(f"Test{broken.name}", broken.test): broken.timeout for broken in BROKEN}
+    for item in items:
+        assert item.parent is not None
+        if timeout := timeouts.get((item.parent.name, item.name)):
+            item.add_marker(pytest.mark.timeout(timeout), append=False)

@@ -26,11 +26,11 @@ class _Of(ApparatusConformance):
 
 
 class TestSoundProcess(_Of):
-    broken = Broken(LocalApparatus, "test_run_01", "", "process", 20)
+    broken = Broken(LocalApparatus, "test_run_01", "", "process")
 
 
 class TestSoundThread(_Of):
-    broken = Broken(LocalApparatus, "test_run_01", "", "thread", 20)
+    broken = Broken(LocalApparatus, "test_run_01", "", "thread")
 
 
 for _broken in BROKEN:

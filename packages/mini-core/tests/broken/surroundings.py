@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mini import LocalApparatus
@@ -13,7 +14,7 @@ from mini.carrier import Carrier, Event, Reports
 from mini.local.inprocess import ThreadCarrier
 from mini.options import Options
 from mini.output import Report
-from mini.volume import DirectoryVolume, Volume, clean_path
+from mini.volume import DirectoryVolume, Volume, VolumeEntry, clean_path
 
 from .registry import breaks
 
@@ -39,6 +40,15 @@ class Reporting(LocalApparatus):
                 ]
 
         return Threads(options.max_workers or 2)
+
+
+@breaks("test_ctx_01_the_volumes_directory", says=r"\(False, True\)")
+class RelativeDirectory(LocalApparatus):
+    """Tells workers where the volume is as seen from where the caller is."""
+
+    @property
+    def worker_data_dir(self) -> str:
+        return os.path.relpath(super().worker_data_dir)
 
 
 @breaks("test_ctx_02_reaches_the_record", says=r"sorted\(records\)")
@@ -84,6 +94,18 @@ class NoLastWords(LocalApparatus):
         return [record for record in super().records() if record.failure is None]
 
 
+@breaks("test_ctx_05_by_the_very_same_object[1]", says="Timeout", timeout=2)
+class WaitsForItself(LocalApparatus):
+    """Has no worker for the calls of a call."""
+
+    def _open_carrier(self, options: Options) -> Carrier:
+        class Threads(ThreadCarrier):
+            def lend(self, count: int) -> None:
+                pass
+
+        return Threads(options.max_workers or 2)
+
+
 @breaks("test_vol_01_a_later_call_reads_it", says=r"other.run\(subjects.names")
 class OneVolumeForAll(LocalApparatus):
     """Does not keep the volumes of different names apart."""
@@ -100,6 +122,16 @@ class WithVolume(LocalApparatus):
 
     def _open_volume(self) -> Volume:
         return self.Kind(self.worker_data_dir)
+
+
+@breaks("test_vol_02_the_caller_reads_it", says="assert listed ==")
+class ListsNames(WithVolume):
+    """Lists what is in a directory by its name there."""
+
+    class Kind(DirectoryVolume):
+        def _scan(self, path: PurePosixPath, *, recursive: bool) -> Iterator[VolumeEntry]:
+            for entry in super()._scan(path, recursive=recursive):
+                yield replace(entry, path=str(PurePosixPath(entry.path).relative_to(path)))
 
 
 @breaks("test_vol_03_uploads_are_visible_to_calls", says="FileNotFoundError|No such file")
