@@ -22,7 +22,8 @@ class Pool(pools.Pool):
         self.single: Any = None
 
     def call(self, fn: Callable[[Any], Any], x: Any) -> Any:
-        if self.single is None:  # a pool that has done `apply` passes its next `imap` wrong arguments (2.10.2)
+        # A pool that has done `apply` passes its next `imap` wrong arguments (mpire 2.10.2).
+        if self.single is None:
             self.single = mpire.WorkerPool(pools.WORKERS, keep_alive=True)
         return self.single.apply(fn, (x,))
 
