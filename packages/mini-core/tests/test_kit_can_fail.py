@@ -43,8 +43,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcomes]:
     found: Outcomes = {}
     try:
         for folder, session in sessions.items():
-            output, _ = session.communicate()
-            assert session.returncode == pytest.ExitCode.TESTS_FAILED, output[-5000:]
+            status = session.wait()
+            assert status == pytest.ExitCode.TESTS_FAILED, (folder / "output.txt").read_text()[-5000:]
             found |= read(folder / "results.xml")
         yield found
     finally:
@@ -56,7 +56,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcomes]:
                 os.kill(int(helper.name), signal.SIGKILL)
 
 
-def start(folder: Path, workers: str, helpers: Path) -> subprocess.Popen[str]:
+def start(folder: Path, workers: str, helpers: Path) -> subprocess.Popen[bytes]:
     """Start a session of pytest for all that have such workers."""
     (folder / "pytest.ini").write_text("[pytest]\n")
     suites = [f"Test{broken.name}" for broken in BROKEN if broken.workers == workers]
@@ -65,14 +65,10 @@ def start(folder: Path, workers: str, helpers: Path) -> subprocess.Popen[str]:
     options = ["-q", "--tb=native", f"--basetemp={folder / 'tmp'}", "--junitxml=results.xml"]
     plugins = ["-p", "no:cacheprovider", "-p", "broken.selection"]
     path = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-    return subprocess.Popen(
-        [sys.executable, "-m", "pytest", *options, *plugins, "test_apparatuses.py"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path)), "BROKEN_HELPERS": str(helpers)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path)), "BROKEN_HELPERS": str(helpers)}
+    command = [sys.executable, "-m", "pytest", *options, *plugins, "test_apparatuses.py"]
+    with (folder / "output.txt").open("wb") as output:
+        return subprocess.Popen(command, cwd=folder, env=env, stdout=output, stderr=subprocess.STDOUT)
 
 
 def read(results: Path) -> Outcomes:

@@ -15,7 +15,7 @@ SAMPLE = {
     "RUN": "test_run_01_any_kind_of_function[closure]",
     "MAP": "test_map_06_raises_at_its_place[map]",
     "ERR": "test_err_04_what_cannot_be_pickled[cannot be reduced-map]",
-    "OPT": "test_opt_07_a_hook_that_raises_fails_its_call_alone[map]",
+    "OPT": "test_opt_07_a_hook_that_raises_fails_its_call_alone[amap]",
     "CTX": "test_ctx_03_outside_of_a_call",
     "VOL": "test_vol_02_what_is_not_there",
     "CAP": "test_cap_01_the_names_are_fixed[CANCEL_RUNNING]",
