@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import signal
 import subprocess
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import mini
 import numpy as np
 import pytest
+from mini.inputs import Source
+from mini.wire import PackedRows
 
 
 @pytest.fixture
@@ -391,3 +396,25 @@ def test_a_worker_that_hangs_while_it_starts_is_given_up(
     (tmp_path / "sitecustomize.py").write_text("import time; time.sleep(3600)")
     with pytest.raises(mini.BackendUnavailable, match="did not start within"):
         app.w(env={"PYTHONPATH": str(tmp_path)}).run(abs, -1)
+
+
+@pytest.mark.parametrize("workers", ["process", "thread"])
+def test_an_async_map_ends_whoever_finds_that_there_are_no_more_inputs(
+    workers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = Source.take
+
+    def slow_to_say_so(source: Source, count: int) -> PackedRows:
+        packed = take(source, count)
+        if not packed.count and threading.current_thread() is not threading.main_thread():
+            time.sleep(0.02)  # so that the consumer looks meanwhile
+        return packed
+
+    monkeypatch.setattr(Source, "take", slow_to_say_so)
+
+    async def collect(count: int) -> list[int]:
+        return [x async for x in app.amap(abs, range(count))]
+
+    with mini.LocalApparatus("ends", max_workers=2, data_dir=tmp_path, workers=workers) as app:
+        for count in [1, 2, 3, 9, 17, 18, 32, 33, 64] * 3:
+            assert asyncio.run(asyncio.wait_for(collect(count), 30)) == list(range(count))

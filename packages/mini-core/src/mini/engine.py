@@ -428,9 +428,8 @@ class Engine:
         self.carrier.forget(flow.task)
 
     def _out_of_turn(self, flow: Flow) -> None:
-        if (
-            flow in self._turn
-        ):  # most have left it; the error of `remove` would have a repr of all that they carry
+        # Most have left it already; the error that `remove` then raises would have a repr of all that they carry.
+        if flow in self._turn:
             self._turn.remove(flow)
 
     def _next_group(self, flow: Flow, *, pull: bool) -> Group | None:
@@ -475,6 +474,12 @@ class Engine:
             index = start + packed.count
             flow.inputs[index] = ", ".join(map(wire.BRIEF.repr, packed.bad))
             self._fail(flow, index, 1, Failure.of(packed.error, "serialization"))
+        if packed.error is not None or not packed.count:
+            # The flow may be complete with this, and its consumer may be another thread, which found it pulling.
+            self._announce(flow)
+            self._changed.notify_all()
+            if self._driver is not None:
+                self.carrier.wake()
         if not packed.count:
             return None
         flow.last_chunk = packed.count
