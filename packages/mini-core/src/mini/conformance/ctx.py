@@ -340,7 +340,6 @@ app.close()
         monkeypatch.setitem(subjects.HERE, unused_name, apparatus)
         passed: dict[str, Any] = {"name": unused_name, "otherwise": apparatus}
         assert apparatus.run(subjects.nested, 3, **passed) == 12
-        assert list(apparatus.map(subjects.nested, range(6), kwargs=passed)) == [x + x * x for x in range(6)]
 
     def test_ctx_05_a_nested_error(self, fresh: MakeApparatus, unused_name: str) -> None:
         """ "A call may itself use an apparatus"
