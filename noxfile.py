@@ -101,7 +101,8 @@ def conformance(session: nox.Session, backend: str) -> None:
     try:
         pytest(session, suite, f"--conformance-report={REPORT}")
     finally:
-        session.run("python", "-m", "mini.conformance", "report", str(REPORT))
+        # The report is of all sessions so far; that another one failed is not for this one to say.
+        session.run("python", "-m", "mini.conformance", "report", str(REPORT), success_codes=[0, 1])
 
 
 @nox.session(python=PYTHONS[-1], reuse_venv=False)
