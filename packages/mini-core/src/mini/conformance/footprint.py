@@ -66,12 +66,13 @@ class Footprint:
     temporary_files: frozenset[str]
 
     @classmethod
-    def now(cls) -> Self:
+    def now(cls, *, unowned: bool = False) -> Self:
+        """What it has now; with `unowned`, files in shared memory that nobody uses count as its own."""
         return cls(
             frozenset(map(str, descendants())),
             frozenset(f"{thread.name} {thread.ident}" for thread in threading.enumerate()),
             _descriptors(),
-            shared_memory(),
+            shared_memory(unowned=unowned),
             frozenset(path.name for path in Path(tempfile.gettempdir()).iterdir()),
         )
 
@@ -94,8 +95,11 @@ def _descriptors() -> frozenset[str]:
     return frozenset(found)
 
 
-def shared_memory() -> frozenset[str]:
-    """Files in shared memory that are this process's, its descendants' or nobody's."""
+def shared_memory(*, unowned: bool) -> frozenset[str]:
+    """Files in shared memory that this process or a descendant uses; with `unowned` also those that nobody uses.
+
+    Whose they are that nobody uses cannot be told: another program on this machine may have left them.
+    """
     directory = Path("/dev/shm")
     if not directory.is_dir():
         return frozenset()
@@ -106,10 +110,13 @@ def shared_memory() -> frozenset[str]:
                 names.add(path.name)
         except OSError:
             continue
-    if names:
-        family = {os.getpid(), *descendants()}
-        for pid in _processes().keys() - family:
-            names -= _in_use_by(pid, names)
+    if not names:
+        return frozenset()
+    family = {os.getpid(), *descendants()}
+    if not unowned:
+        return frozenset().union(*(_in_use_by(pid, names) for pid in family))
+    for pid in _processes().keys() - family:
+        names -= _in_use_by(pid, names)
     return frozenset(names)
 
 

@@ -243,11 +243,11 @@ print(min(times))
 again = pickle.dumps(app)
 with pickle.loads(again) as warm:  # imports, and whatever is made once for all
     work(warm)
-before = Footprint.now()
+before = Footprint.now(unowned=True)
 with pickle.loads(again) as app:
     work(app)
 deadline = time.monotonic() + 2
-while (left := Footprint.now().new_since(before)) and time.monotonic() < deadline:
+while (left := Footprint.now(unowned=True).new_since(before)) and time.monotonic() < deadline:
     time.sleep(0.01)  # a thread that has done its work may still be on its way out
 print(left)
 """
@@ -272,7 +272,7 @@ print(left)
             "SIGTERM": "os.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(60)\n",
             "SIGKILL": "os.kill(os.getpid(), signal.SIGKILL)\ntime.sleep(60)\n",
         }[end]
-        before = shared_memory()
+        before = shared_memory(unowned=True)
         script = scripts.start(
             WORK
             + "from mini.conformance.footprint import descendants\n"
@@ -290,7 +290,7 @@ print(left)
         workers = [int(pid) for pid in tally.read()]
         probes.until(lambda: not any(map(alive, workers)), patience / 2, "the end of the workers")
         assert list(scripts.temporary.iterdir()) == []
-        assert shared_memory() <= before
+        assert shared_memory(unowned=True) <= before
 
     def test_life_03_an_apparatus_that_is_dropped(self, scripts: Scripts) -> None:
         """ "After `close()` or the end of the process no worker […] is left."
