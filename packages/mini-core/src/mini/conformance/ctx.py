@@ -340,6 +340,8 @@ app.close()
         monkeypatch.setitem(subjects.HERE, unused_name, apparatus)
         passed: dict[str, Any] = {"name": unused_name, "otherwise": apparatus}
         assert apparatus.run(subjects.nested, 3, **passed) == 12
+        results = apparatus.w(chunk=1).map(subjects.nested, range(30), kwargs=passed)
+        assert list(results) == [x + x * x for x in range(30)]
 
     def test_ctx_05_a_nested_error(self, fresh: MakeApparatus, unused_name: str) -> None:
         """ "A call may itself use an apparatus"

@@ -153,16 +153,19 @@ class ThreadCarrier(_InProcess):
     def start(self, group: Group) -> str:
         self._enqueue(group)
         with self._own:
-            idle = sum(station.group is None for station in self._stations)
-            if len(self._queue) > idle and len(self._stations) < self.width + self._lent:
-                station = _Station(self, f"thread {len(self._stations) + 1}")
-                self._stations.append(station)
-                thread = threading.Thread(
-                    target=self._serve, args=(station,), name=f"mini-{station.label}", daemon=True
-                )
-                self._threads.append(thread)
-                thread.start()
+            self._staff()
         return "threads" if self.width > 1 else "thread 1"
+
+    def _staff(self) -> None:
+        """Start a thread if groups wait for one and there may be one more."""
+        idle = sum(station.group is None for station in self._stations)
+        if len(self._queue) > idle and len(self._stations) < self.width + self._lent:
+            station = _Station(self, f"thread {len(self._stations) + 1}")
+            self._stations.append(station)
+            name = f"mini-{station.label}"
+            thread = threading.Thread(target=self._serve, args=(station,), name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
     def _serve(self, station: _Station) -> None:
         self._inside.yes = True
@@ -199,6 +202,7 @@ class ThreadCarrier(_InProcess):
     def lend(self, count: int) -> None:
         with self._own:
             self._lent += count
+            self._staff()  # for groups that wait already: what the lender waits for may be behind them
 
     def poll(self, timeout: float | None) -> list[Event]:
         with self._own:
