@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 def main(name: str, replies: int) -> None:
     """Serve until standard input ends."""
     import json
+    import signal
     import traceback
 
     from . import scenarios
@@ -27,6 +28,8 @@ def main(name: str, replies: int) -> None:
     def reply(**what: Any) -> None:
         os.write(replies, (json.dumps(what) + "\n").encode())
 
+    # A benchmark in the background of a shell has Ctrl-C ignored, and so would this process.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     pool: pools.Pool | None = None
     try:
         for line in sys.stdin:

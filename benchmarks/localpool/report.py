@@ -28,6 +28,8 @@ METHOD = [
 READINGS = [
     "`import` is compared net of the bare interpreter, which is harder than with it. *At most a few thousand* inputs",
     "is read as 5000, *no growth* of memory as 5 MB. Ctrl-C is a SIGINT to the process group, as a terminal sends it.",
+    "The pools that wait are not quite idle (Ray and dask are a dozen processes), which is why two forked processes",
+    "that share nothing do not reach an efficiency of 1 either: theirs, below, is what there was to be had.",
 ]
 COMPARED = [
     "Medians. `socketpair` is no pool: a child process that sends back 100 bytes, and, for the efficiency, two forked",
