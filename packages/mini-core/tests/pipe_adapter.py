@@ -111,12 +111,14 @@ class PipeCarrier(MessageCarrier):
         self._at: dict[int, PipeWorker] = {}
 
     def room(self, task: Task) -> int:
-        return (2 if task.quick else 1) * self.width - len(self._at)
+        # One at a time: of two, nobody here could tell which one a kill has hit.
+        return self.width - len(self._at)
 
     def start(self, group: Group) -> str:
         self._bury()
-        worker = min(self._workers, key=lambda worker: len(worker.groups), default=None)
-        if worker is None or (worker.groups and len(self._workers) < self.width):
+        # Not to one that has been killed, even if its last message makes it look free.
+        worker = next((w for w in self._workers if not w.groups and w.verdict == "lost"), None)
+        if worker is None:
             try:
                 worker = self._hire()
             except OSError as exc:
