@@ -568,6 +568,9 @@ class Engine:
             self._receive(flow, group, event.frames)
         if event.elapsed is not None:
             self._end_group(flow, group)
+            if group.received < group.count and flow.task.head.mode != "stream":
+                # The others were given back, and the end of the group has overtaken the word of it.
+                self._requeue(flow, group, group.received, group.count, spread=True)
             if group.received and not flow.task.single:
                 latest = event.elapsed / 1e9 / group.received
                 mean = flow.mean
