@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import mini.conformance.base  # noqa: F401  # see there: it imports what must not be imported in threads
 import pytest
 
 RunScript = Callable[[str], "subprocess.Popen[str]"]

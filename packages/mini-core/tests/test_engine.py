@@ -35,7 +35,7 @@ class ChaosCarrier(Carrier):
         self.flying: list[Group] = []
         self.at: dict[int, int] = {}
         self.ran: Counter[int] = Counter()
-        self.most_calls = 0
+        self.idle = 0
         self.events: list[Event] = []
         self.closed = False
 
@@ -55,6 +55,8 @@ class ChaosCarrier(Carrier):
         with self.lock:
             if self.flying:
                 self.act(self.random.choice(self.flying))
+            self.idle = 0 if self.flying or self.events else self.idle + 1
+            assert self.idle < 1000, "the engine waits for a group that has ended"
             events, self.events = self.events, []
             return events
 
@@ -69,6 +71,13 @@ class ChaosCarrier(Carrier):
             return
         if self.chance("lose"):
             self.lose(group, at, left)
+            return
+        if self.chance("overtake") and left:
+            # The calls at the end were taken back, and the end of the group arrives before the word of it.
+            count = self.random.randint(0, left - 1)
+            self.events.append(Outcomes(group, self.run(group, at, count) if count else [], 1000))
+            self.events.append(Returned(group, left - count))
+            self.flying.remove(group)
             return
         count = self.random.randint(0, left)
         frames = self.run(group, at, count) if count else []
@@ -149,7 +158,13 @@ def work(x: int) -> int:
 
 
 seeds = st.integers(0, 2**32)
-chances = st.fixed_dictionaries({"return": st.sampled_from([0, 0.3]), "lose": st.sampled_from([0, 0.1, 0.3])})
+chances = st.fixed_dictionaries(
+    {
+        "return": st.sampled_from([0, 0.3]),
+        "lose": st.sampled_from([0, 0.1, 0.3]),
+        "overtake": st.sampled_from([0, 0.3]),
+    }
+)
 shapes = st.fixed_dictionaries(
     {}, optional={"chunk": st.integers(1, 50), "window": st.integers(1, 100), "retries": st.integers(0, 3)}
 )

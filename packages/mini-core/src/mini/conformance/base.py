@@ -14,7 +14,11 @@ from typing import Any, ClassVar, NoReturn, TypeVar, cast
 
 import pytest
 
+# What mini imports only when it is needed is imported here, before there are threads: pytest rewrites the assertions
+# of every module of mini, and CPython 3.11 cannot parse in two threads at once (python/cpython#106905).
+from .. import diagnose, display, executor, requirements, staging  # noqa: F401
 from ..capability import Capability
+from ..display import lines  # noqa: F401
 from ..protocol import Apparatus
 from .plugin import recorder_of
 from .probes import Gate, Tally
