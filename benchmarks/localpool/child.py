@@ -21,6 +21,8 @@ now = time.perf_counter
 
 HERE = Path(__file__).parent
 
+THAW_SECONDS = 0.3
+
 
 class Missing(Exception):
     """A measurement that there is not; the text takes its place in the table."""
@@ -105,6 +107,21 @@ class Driver:
             self.process.stdin.write(json.dumps({"scenario": scenario, **parameters}).encode() + b"\n")
             self.process.stdin.flush()
 
+    def freeze(self) -> None:
+        """Stop it and all that it has started, so that they take nothing of the machine until `thaw`."""
+        self._remember()
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on, with a moment for what its timers have missed."""
+        self._signal(signal.SIGCONT)
+        time.sleep(THAW_SECONDS)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for process in self._seen.values():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+
     def interrupt(self, limit: float) -> tuple[float, float]:
         """Press Ctrl-C. The seconds until the driver has ended, and until all that it had started has.
 
@@ -135,6 +152,7 @@ class Driver:
             return
         self.gone = self.gone or "ended"
         self._remember()
+        self._signal(signal.SIGCONT)
         if self.process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self.process.stdin.close()

@@ -1,6 +1,7 @@
 """The order in which things are measured: round by round, in each round every pool once, never two at a time.
 
-So whatever else the machine does, and however its clock drifts, hits all pools alike.
+So whatever else the machine does, and however its clock drifts, hits all pools alike. The pools whose turn it is not
+are stopped (SIGSTOP): Ray's and dask's dozen processes take some per cent of two cores when they have nothing to do.
 """
 
 from __future__ import annotations
@@ -208,7 +209,12 @@ class Bench:
         self._say("")
 
     def _ask(self, name: str, scenario: str, **parameters: Any) -> dict[str, Any]:
-        return self._driver(name).ask(scenario, 60, **parameters)
+        driver = self._driver(name)
+        driver.thaw()
+        try:
+            return driver.ask(scenario, 60, **parameters)
+        finally:
+            driver.freeze()
 
     def _driver(self, name: str) -> Driver:
         driver = self._drivers.get(name)

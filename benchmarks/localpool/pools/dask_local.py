@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dask
 import distributed
 
 from .. import pools
@@ -17,6 +18,8 @@ class Pool(pools.Pool):
     distributions = ("dask", "distributed")
 
     def __init__(self) -> None:
+        # While others are measured it is stopped, and then its workers have not been heard of for minutes.
+        dask.config.set({"distributed.scheduler.worker-ttl": None})
         self.cluster = distributed.LocalCluster(
             n_workers=pools.WORKERS, threads_per_worker=1, dashboard_address=None
         )

@@ -419,7 +419,7 @@ def test_pickler_of_the_caller_decides() -> None:
 
 
 def test_exceptions_that_travel_whole_are_followed_whole() -> None:
-    from mini.wire import Pickler
+    from mini.pickling import Pickler
 
     def raised() -> Exception:
         try:

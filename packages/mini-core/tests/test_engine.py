@@ -5,6 +5,7 @@ from __future__ import annotations
 import marshal
 import pickle
 import random
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +18,17 @@ from hypothesis import strategies as st
 from mini import wire
 from mini.capability import Capability
 from mini.carrier import Carrier, Event, Group, Lost, Outcomes, Returned, Task
+from mini.failure import Failure
 from mini.options import Options
 from mini.protocol import Apparatus
 from mini.volume import DirectoryVolume, Volume
-from mini.wire import Failure, Frames
+from mini.wire import Frames
 
 Chances = dict[str, float]
+
+
+PATIENCE = 10.0
+"""Seconds after which an engine that waits for nothing fails its test."""
 
 
 class ChaosCarrier(Carrier):
@@ -35,7 +41,7 @@ class ChaosCarrier(Carrier):
         self.flying: list[Group] = []
         self.at: dict[int, int] = {}
         self.ran: Counter[int] = Counter()
-        self.idle = 0
+        self.bell = threading.Event()
         self.events: list[Event] = []
         self.closed = False
 
@@ -46,6 +52,7 @@ class ChaosCarrier(Carrier):
         assert self.room(group.task) > 0
         self.flying.append(group)
         self.at[group.id] = 0
+        self.bell.set()
         return f"worker {len(self.flying)}"
 
     def chance(self, what: str) -> bool:
@@ -53,10 +60,14 @@ class ChaosCarrier(Carrier):
 
     def poll(self, timeout: float | None) -> list[Event]:
         with self.lock:
+            idle = not self.flying and not self.events
+        if idle:
+            woken = self.bell.wait(PATIENCE if timeout is None else timeout)
+            self.bell.clear()
+            assert woken or timeout is not None, "the engine waits for a group that has ended"
+        with self.lock:
             if self.flying:
                 self.act(self.random.choice(self.flying))
-            self.idle = 0 if self.flying or self.events else self.idle + 1
-            assert self.idle < 1000, "the engine waits for a group that has ended"
             events, self.events = self.events, []
             return events
 
@@ -116,7 +127,7 @@ class ChaosCarrier(Carrier):
         return [marshal.dumps(("list", at, count, [])), pickle.dumps(outcomes)]
 
     def wake(self) -> None:
-        pass
+        self.bell.set()
 
     def retract(self, task: Task) -> None:
         pass

@@ -30,15 +30,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from mini import wire
 from mini.errors import (
-    FailureRecord,
     JobCancelled,
     JobStateError,
     JobTimeout,
     MiniError,
     RemoteError,
     WorkerLost,
-    failure_record,
 )
+from mini.failure import Failure
 from mini.jobrecord import (
     Attempt,
     Claimed,
@@ -55,7 +54,7 @@ from mini.jobrecord import (
     fold,
 )
 from mini.jobs import JobBoard, JobGroup, JobHost, JobStore, Select
-from mini.status import LogLine, Progress
+from mini.status import FailureRecord, LogLine, Progress, failure_record
 
 ORIGIN = Origin(1.0, "me@here", "ab", "cd", "ef", False, "3.11.7", {"numpy": "2.0"})
 ME = Worker("here", 1)
@@ -201,7 +200,7 @@ def part(value: object) -> wire.Frames:
     import marshal
 
     data, buffers = wire.dumps(value, returning=True)
-    failed = [0] if isinstance(value, wire.Failure) else []
+    failed = [0] if isinstance(value, Failure) else []
     return [marshal.dumps(("one", 0, 1, failed)), data, *wire.raw(buffers, copy=True)]
 
 
@@ -384,7 +383,7 @@ def test_a_job_that_failed_raises_what_it_raised(board: JobBoard) -> None:
     failure = FailureRecord(0, 1, "user", "KeyError", "'x'", "Traceback …")
     job = board.job("g-0")
     board.claim(("g-0", 1), ME)
-    board.end(("g-0", 1), JobState.FAILED, part(wire.Failure.of(KeyError("x"))), failure)
+    board.end(("g-0", 1), JobState.FAILED, part(Failure.of(KeyError("x"))), failure)
     with pytest.raises(KeyError) as caught:
         job.result()
     assert failure_record(caught.value) == failure
@@ -538,7 +537,7 @@ def test_the_asynchronous_twins(board: JobBoard) -> None:
         done, failed, other = (board.job(f"g-{i}") for i in range(3))
         waiting = [asyncio.create_task(c) for c in (done.await_(), done.aresult(), failed.aexception())]
         run(board, "g-0", 1)
-        run(board, "g-1", wire.Failure.of(KeyError("x")), JobState.FAILED)
+        run(board, "g-1", Failure.of(KeyError("x")), JobState.FAILED)
         assert (await waiting[0], await waiting[1], type(await waiting[2])) == (True, 1, KeyError)
         await failed.aretry()
         await other.acancel()
@@ -563,7 +562,7 @@ def test_a_group(board: JobBoard, group: JobGroup) -> None:
     with pytest.raises(IndexError):
         group[5]
     run(board, "g-4", 16)
-    run(board, "g-1", wire.Failure.of(ZeroDivisionError()), JobState.FAILED)
+    run(board, "g-1", Failure.of(ZeroDivisionError()), JobState.FAILED)
     assert group.counts() == {JobState.PENDING: 3, JobState.DONE: 1, JobState.FAILED: 1}
     ended = group.as_completed(timeout=0.05)
     assert {next(ended).id, next(ended).id} == {"g-1", "g-4"}
@@ -673,7 +672,7 @@ class JobMachine(RuleBasedStateMachine):
     def end(self, key: Key, state: JobState) -> None:
         if key in self.holders:  # whether it is still theirs or not: they do not know
             self.count += 1
-            value = self.count if state is JobState.DONE else wire.Failure.of(ValueError(self.count))
+            value = self.count if state is JobState.DONE else Failure.of(ValueError(self.count))
             if self.board.end(key, state, part(value)):
                 assert key not in self.truth, "an attempt ended twice"
                 self.truth[key] = self.count

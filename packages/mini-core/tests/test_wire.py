@@ -17,9 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mini import RemoteError, SerializationError, wire
+from mini.failure import Failure
 from mini.journal import COLUMN_BYTES, FILE_BYTES, WORDS, saved_parts
 from mini.output import Outbox
-from mini.wire import Failure, Frames
+from mini.wire import Frames
 from mini.worker import GroupHead, Program, ProgramHead, Worker
 
 atoms = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()

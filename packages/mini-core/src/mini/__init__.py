@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .capability import Capability as Capability
-    from .context import JobInfo as JobInfo
     from .context import current_job as current_job
     from .context import emit_metrics as emit_metrics
     from .context import emit_progress as emit_progress
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from .errors import BackendNotFound as BackendNotFound
     from .errors import BackendUnavailable as BackendUnavailable
     from .errors import CallError as CallError
-    from .errors import FailureRecord as FailureRecord
     from .errors import JobCancelled as JobCancelled
     from .errors import JobStateError as JobStateError
     from .errors import JobTimeout as JobTimeout
@@ -43,7 +41,6 @@ if TYPE_CHECKING:
     from .errors import Unsupported as Unsupported
     from .errors import VolumePathError as VolumePathError
     from .errors import WorkerLost as WorkerLost
-    from .errors import failure_record as failure_record
     from .jobs import Job as Job
     from .jobs import JobGroup as JobGroup
     from .jobs import JobState as JobState
@@ -54,7 +51,10 @@ if TYPE_CHECKING:
     from .requirements import project_packages as project_packages
     from .requirements import uv_freeze as uv_freeze
     from .status import CallRecord as CallRecord
+    from .status import FailureRecord as FailureRecord
+    from .status import JobInfo as JobInfo
     from .status import LogLine as LogLine
+    from .status import failure_record as failure_record
     from .volume import Volume as Volume
 
     __version__: str
@@ -62,13 +62,12 @@ if TYPE_CHECKING:
 # Where each public name lives. They are loaded when they are first used: `import mini` itself loads nothing.
 _HOME = {
     "capability": ("Capability",),
-    "context": ("JobInfo", "current_job", "emit_metrics", "emit_progress", "get_data_dir"),
+    "context": ("current_job", "emit_metrics", "emit_progress", "get_data_dir"),
     "errors": (
         "AuthError",
         "BackendNotFound",
         "BackendUnavailable",
         "CallError",
-        "FailureRecord",
         "JobCancelled",
         "JobStateError",
         "JobTimeout",
@@ -80,14 +79,13 @@ _HOME = {
         "Unsupported",
         "VolumePathError",
         "WorkerLost",
-        "failure_record",
     ),
     "jobs": ("Job", "JobGroup", "JobState"),
     "local.apparatus": ("LocalApparatus",),
     "protocol": ("Apparatus",),
     "registry": ("apparatus",),
     "requirements": ("find_project_root", "project_packages", "uv_freeze"),
-    "status": ("CallRecord", "LogLine"),
+    "status": ("CallRecord", "FailureRecord", "JobInfo", "LogLine", "failure_record"),
     "volume": ("Volume",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

@@ -7,21 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["JobInfo", "RunningGroup", "current_job", "emit_metrics", "emit_progress", "get_data_dir"]
+if TYPE_CHECKING:
+    from pathlib import Path
 
+    from .status import JobInfo
 
-@dataclass(frozen=True, slots=True)
-class JobInfo:
-    """The call that is running: `id` is unique, `index` is its input's place in the map, `attempt` counts from 1."""
-
-    id: str
-    index: int
-    attempt: int
-    apparatus: str
+__all__ = ["RunningGroup", "current_job", "emit_metrics", "emit_progress", "get_data_dir"]
 
 
 class RunningGroup:
@@ -81,6 +74,8 @@ def current_job() -> JobInfo | None:
     group = running_group()
     if group is None:
         return None
+    from .status import JobInfo  # not before it is needed: workers start sooner
+
     index = group.index
     return JobInfo(f"{group.flow}-{index}", index, group.attempt, group.apparatus)
 
@@ -101,6 +96,8 @@ def get_data_dir() -> Path:
             "get_data_dir() has a meaning only inside a function that an apparatus runs; "
             "outside, read and write through apparatus.volume"
         )
+    from pathlib import Path  # likewise
+
     path = Path(group.data_dir)
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -22,16 +22,16 @@ from typing import Any
 from . import wire
 from .carrier import Broken, Carrier, Event, Group, Lost, Outcomes, Reports, Returned, Task
 from .errors import (
-    FailureRecord,
     JobCancelled,
     JobTimeout,
     MiniError,
     WorkerLost,
 )
+from .failure import Failure
 from .inputs import PULL_SECONDS, Source
 from .output import Report
-from .status import CallRecord, FlowStatus, LogLine, Progress, WorkerStatus
-from .wire import Failure, Frames
+from .status import CallRecord, FailureRecord, FlowStatus, LogLine, Progress, WorkerStatus
+from .wire import Frames
 
 __all__ = ["Engine", "Flow", "Part", "Records"]
 
@@ -819,6 +819,12 @@ class Engine:
         self.carrier.abandon()
 
 
+def _before_fork() -> None:
+    # A thread that imports this while another forks leaves the import locked in the child, which needs it as well.
+    if _engines:
+        from . import pickling  # noqa: F401
+
+
 def _after_fork() -> None:
     global _id_prefix
     _id_prefix = os.urandom(4).hex() + "-"
@@ -831,7 +837,7 @@ def after_fork(callback: Callable[[], None]) -> None:
     os.register_at_fork(after_in_child=callback)
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
 
 
 def single_group(flow: Flow, payload: Frames) -> Group:

@@ -23,7 +23,6 @@ An exception that a user's function raises is not in this tree: it arrives as it
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 __all__ = [
@@ -32,7 +31,6 @@ __all__ = [
     "BackendUnavailable",
     "CallError",
     "FailureKind",
-    "FailureRecord",
     "JobCancelled",
     "JobStateError",
     "JobTimeout",
@@ -44,7 +42,6 @@ __all__ = [
     "Unsupported",
     "VolumePathError",
     "WorkerLost",
-    "failure_record",
 ]
 
 FailureKind = Literal["user", "timeout", "lost", "out-of-memory", "cancelled", "serialization"]
@@ -126,30 +123,3 @@ class RemoteError(CallError):
     def __str__(self) -> str:
         head = f"{self.type_name}: {self.message}" if self.message else self.type_name
         return f"{head}\n\n{self.traceback}" if self.traceback else head
-
-
-@dataclass(frozen=True, slots=True)
-class FailureRecord:
-    """What is kept of a failed call, the same on every backend.
-
-    Attributes:
-        index: position of the call's input in its map; 0 for a single call.
-        attempt: 1 for the first execution, one more for each retry.
-        kind: what ended the call.
-        type: qualified name of the exception's type.
-        message: the exception's `str()`.
-        traceback: the formatted traceback as text, the worker's frames included.
-    """
-
-    index: int
-    attempt: int
-    kind: FailureKind
-    type: str
-    message: str
-    traceback: str
-
-
-def failure_record(exc: BaseException) -> FailureRecord | None:
-    """The record of the failed call that raised `exc`, or None if `exc` did not come out of a call."""
-    record = getattr(exc, "__mini_failure__", None)
-    return record if isinstance(record, FailureRecord) else None

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from .errors import FailureRecord, MiniError
-from .status import Progress
+from .errors import MiniError
+from .status import FailureRecord, Progress
 
 __all__ = [
     "Attempt",

@@ -17,9 +17,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .errors import FailureRecord, JobCancelled, JobStateError, JobTimeout, MiniError, RemoteError, WorkerLost
+from .errors import JobCancelled, JobStateError, JobTimeout, MiniError, RemoteError, WorkerLost
 from .jobrecord import Claimed, Created, Ended, Fact, JobRecord, JobState, Key, Outcome, Report, Worker
-from .status import LogLine, Progress
+from .status import FailureRecord, LogLine, Progress
 from .twins import in_thread, pause
 
 if TYPE_CHECKING:
@@ -264,10 +264,12 @@ class Job:
             return self._outcome(timeout)
         if ended.outcome is None:
             return _error(record, ended), None
-        from . import wire  # only a result needs it
+        # Only a result needs these.
+        from . import wire
+        from .failure import Failure
 
         value = wire.unpack_part(self._board.store.outcome(record.key))[0][0]
-        if not isinstance(value, wire.Failure):
+        if not isinstance(value, Failure):
             return None, value
         error = value.exception()
         with suppress(Exception):

@@ -16,7 +16,6 @@ a random number, and where they begin is how far the group is (`reached`).
 
 from __future__ import annotations
 
-import inspect
 import io
 import marshal
 import os
@@ -25,10 +24,15 @@ import sys
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, Protocol
 
 from . import wire
-from .wire import Failure, Frames
+from .failure import Failure
+from .wire import Frames
+
+if TYPE_CHECKING:
+    from .pickling import Pickler
 
 __all__ = [
     "AT",
@@ -171,7 +175,7 @@ class Journal:
         self._failed: list[int] = []
         self._buffers: list[pickle.PickleBuffer] = []
         self._began = time.perf_counter_ns()
-        self._pickler: wire.Pickler | None = None
+        self._pickler: Pickler | None = None
         self._pickled: list[Any] = []
         """The outcomes of the segment that are in the file, as long as all of them are plain."""
         words[AT] = IDLE
@@ -219,7 +223,7 @@ class Journal:
     def _save_pickled(self, i: int, outcome: Any) -> None:
         pickler = self._pickler
         if pickler is None:
-            pickler = self._pickler = wire.Pickler(self._file, wire.keep_large(self._buffers), returning=True)
+            pickler = self._pickler = wire.make_pickler(self._file, self._buffers, returning=True)
         try:
             pickler.dump(outcome)
         except BaseException as exc:
@@ -246,7 +250,7 @@ class Journal:
 
     def _save_alone(self, i: int, outcome: Any, exc: BaseException) -> None:
         """Send an outcome that the file could not take: too large, a coroutine, or not picklable."""
-        if inspect.iscoroutine(outcome):
+        if isinstance(outcome, CoroutineType):
             from .worker import run_coroutine
 
             try:

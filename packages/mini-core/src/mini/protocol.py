@@ -28,11 +28,11 @@ from .capability import Capability
 from .carrier import Carrier, Task
 from .engine import Engine, Flow, Part, Records
 from .errors import OptionError, Unsupported
+from .failure import Failure
 from .inputs import Source
 from .options import Options, check_name
 from .registry import backend_names
 from .status import CallRecord, FlowStatus, LogLine
-from .wire import Failure
 from .worker import ProgramHead
 
 if TYPE_CHECKING:
@@ -547,6 +547,8 @@ class Apparatus(ABC):
             raise RuntimeError("this apparatus is closed; make a new one")
         options = self._options
         timed = options.timeout is not None
+        # First, so that the first worker starts while the function is pickled.
+        engine = self._runtime.engine(self._carrier_key(options), partial(self._open_carrier, options))
         program = wire.pack_program(fn, kwargs, self._hooks, mode=mode, timed=timed, copy=copy)
         flow_id = _engine.new_flow_id()
         credit = options.window or STREAM_AHEAD
@@ -554,7 +556,6 @@ class Apparatus(ABC):
         task = Task(head, program, single, options.timeout)
         status = FlowStatus(flow_id, program.name, None, time.monotonic())
         flow = Flow(task, Source(((),)), status, progress=options.progress, live_logs=options.logs or False)
-        engine = self._runtime.engine(self._carrier_key(options), partial(self._open_carrier, options))
         return flow, engine
 
 

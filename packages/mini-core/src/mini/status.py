@@ -10,11 +10,31 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .errors import FailureRecord
+from .errors import FailureKind
 
-__all__ = ["CallRecord", "CallState", "FlowStatus", "LogLine", "Progress", "WorkerStatus"]
+__all__ = [
+    "CallRecord",
+    "CallState",
+    "FailureRecord",
+    "FlowStatus",
+    "JobInfo",
+    "LogLine",
+    "Progress",
+    "WorkerStatus",
+    "failure_record",
+]
 
 CallState = Literal["RUNNING", "DONE", "FAILED", "CANCELLED"]
+
+
+@dataclass(frozen=True, slots=True)
+class JobInfo:
+    """The call that is running: `id` is unique, `index` is its input's place in the map, `attempt` counts from 1."""
+
+    id: str
+    index: int
+    attempt: int
+    apparatus: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +54,27 @@ class Progress:
     step: float
     total: float | None
     message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FailureRecord:
+    """What is kept of a failed call, the same on every backend.
+
+    Attributes:
+        index: position of the call's input in its map; 0 for a single call.
+        attempt: 1 for the first execution, one more for each retry.
+        kind: what ended the call.
+        type: qualified name of the exception's type.
+        message: the exception's `str()`.
+        traceback: the formatted traceback as text, the worker's frames included.
+    """
+
+    index: int
+    attempt: int
+    kind: FailureKind
+    type: str
+    message: str
+    traceback: str
 
 
 @dataclass(slots=True)
@@ -82,3 +123,9 @@ class FlowStatus:
     workers: dict[str, WorkerStatus] = field(default_factory=dict)
     log: deque[LogLine] = field(default_factory=lambda: deque(maxlen=10_000))
     """Lines printed by calls and not yet shown; filled only when live output was asked for."""
+
+
+def failure_record(exc: BaseException) -> FailureRecord | None:
+    """The record of the failed call that raised `exc`, or None if `exc` did not come out of a call."""
+    record = getattr(exc, "__mini_failure__", None)
+    return record if isinstance(record, FailureRecord) else None

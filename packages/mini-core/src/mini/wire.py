@@ -13,36 +13,29 @@ Large buffers (numpy arrays and the like) travel beside the pickle (protocol 5, 
 from __future__ import annotations
 
 import io
-import linecache
 import marshal
 import pickle
 import reprlib
-import sys
-import traceback as tb_module
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
-from types import FunctionType, MemberDescriptorType, SimpleNamespace, TracebackType
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-import cloudpickle
-from cloudpickle import cloudpickle as _cloudpickle
+from .errors import SerializationError
+from .failure import Failure
 
-from .errors import FailureKind, RemoteError, SerializationError
+if TYPE_CHECKING:
+    from .pickling import Pickler
 
 __all__ = [
-    "Failure",
     "Frame",
     "Frames",
-    "Pickler",
     "Program",
     "RowKind",
     "arguments",
     "dumps",
     "join_frames",
     "loads",
+    "make_pickler",
     "pack_program",
     "pack_rows",
     "slice_payload",
@@ -63,61 +56,21 @@ Frames = list[Frame]
 
 # --- pickling -------------------------------------------------------------------------------------------------------
 
-_tracked: Mapping[type, str] = _cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS
-_by_id: Mapping[str, type] = _cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID
-_made_here: weakref.WeakSet[type] = weakref.WeakSet()
 
+def make_pickler(
+    file: Any, buffers: list[pickle.PickleBuffer] | None = None, *, returning: bool = False
+) -> Pickler:
+    """A pickler that writes to `file` and leaves large buffers out of it, in `buffers`."""
+    from .pickling import Pickler  # not earlier: see there
 
-class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """cloudpickle's pickler, with exceptions that keep everything and classes that keep their identity.
-
-    Args:
-        file: anything with a `write` method.
-        buffer_callback: gets each large buffer as a `PickleBuffer`; see PEP 574.
-        returning: the bytes go back to the caller. A class that came from there is then sent as its identity alone,
-            so that the caller finds its own class and its class attributes stay untouched (RUN-11).
-    """
-
-    def __init__(
-        self,
-        file: Any,
-        buffer_callback: Callable[[pickle.PickleBuffer], object] | None = None,
-        *,
-        returning: bool = False,
-    ) -> None:
-        super().__init__(file, PROTOCOL, buffer_callback)
-        self._returning = returning
-
-    def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, type):
-            if (known := _tracked.get(obj)) is None:
-                reduced = super().reducer_override(obj)
-                if obj in _tracked:
-                    _made_here.add(obj)
-                return reduced
-            if self._returning and obj not in _made_here:
-                return _own_class, (known,)
-        elif isinstance(obj, BaseException):
-            return _reduce_exception(obj)
-        elif isinstance(obj, TracebackType):
-            return _build_traceback, (_summarise(obj),)
-        return super().reducer_override(obj)
-
-
-def _own_class(tracker_id: str) -> type:
-    try:
-        return _by_id[tracker_id]
-    except KeyError:
-        raise pickle.UnpicklingError(
-            "a class of the caller's is gone; keep a reference to it while calls run"
-        ) from None
+    return Pickler(file, None if buffers is None else keep_large(buffers), returning=returning)
 
 
 def dumps(obj: object, *, returning: bool = False) -> tuple[bytes, list[pickle.PickleBuffer]]:
     """Pickle `obj`; return the pickle and the large buffers that go beside it, not copied."""
     file = io.BytesIO()
     buffers: list[pickle.PickleBuffer] = []
-    Pickler(file, keep_large(buffers), returning=returning).dump(obj)
+    make_pickler(file, buffers, returning=returning).dump(obj)
     return file.getvalue(), buffers
 
 
@@ -168,7 +121,6 @@ def split_frames(data: Frame, *, writable: bool = True) -> Frames:
 # --- programs -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True, eq=False, repr=False)
 class Program:
     """What all calls of one map share.
 
@@ -179,10 +131,13 @@ class Program:
         timed: whether the worker notes the start of every call, which a timeout needs.
     """
 
-    name: str
-    frames: Frames
-    mode: str = "call"
-    timed: bool = False
+    __slots__ = ("frames", "mode", "name", "timed")
+
+    def __init__(self, name: str, frames: Frames, mode: str = "call", timed: bool = False) -> None:
+        self.name = name
+        self.frames = frames
+        self.mode = mode
+        self.timed = timed
 
     @property
     def nbytes(self) -> int:
@@ -237,6 +192,7 @@ def _explain(
 def serialization_error(what: str, obj: object, name: str, exc: BaseException) -> SerializationError:
     """The error for `obj` (a "function", "argument" or "result" called `name`), with the path to what failed."""
     from .diagnose import find_unpicklable
+    from .pickling import Pickler
 
     culprit = find_unpicklable(obj, name, make_pickler=Pickler)
     subject = f"the {what}" if what == name else f"the {what} {name}"
@@ -256,14 +212,18 @@ def serialization_error(what: str, obj: object, name: str, exc: BaseException) -
 # columns: frame 1 is one pickle of a list of columns; items: frame 1 is the pickles one after the other, then buffers
 
 
-@dataclass(slots=True, eq=False, repr=False)
 class PackedRows:
     """`count` rows as a payload; when `error` is set, the row after them, `bad`, could not be pickled."""
 
-    frames: Frames
-    count: int
-    error: SerializationError | None = None
-    bad: tuple[Any, ...] = ()
+    __slots__ = ("bad", "count", "error", "frames")
+
+    def __init__(
+        self, frames: Frames, count: int, error: SerializationError | None = None, bad: tuple[Any, ...] = ()
+    ) -> None:
+        self.frames = frames
+        self.count = count
+        self.error = error
+        self.bad = bad
 
 
 def pack_rows(rows: list[tuple[Any, ...]], *, copy: bool = True) -> PackedRows:
@@ -312,7 +272,7 @@ class RowPacker:
         self._copy = copy
         self._file = io.BytesIO()
         self._buffers: list[pickle.PickleBuffer] = []
-        self._pickler = Pickler(self._file, keep_large(self._buffers))
+        self._pickler = make_pickler(self._file, self._buffers)
         self._frames: list[Frame] = []
         self._ends: list[int] = []
         self._counts: list[int] = []
@@ -434,78 +394,6 @@ CELLS: dict[int, tuple[type, str]] = {1: (int, "q"), 2: (float, "d"), 3: (bool, 
 """Kinds of cells: the type that they stand for and the format of a memoryview; values of one without need no cell."""
 
 
-class Failure:
-    """The outcome of a call that did not return; takes the place of its value. Picklable whatever it stands for."""
-
-    __slots__ = ("kind", "message", "pickled", "sources", "text", "type_name")
-
-    def __init__(
-        self,
-        kind: FailureKind,
-        type_name: str,
-        message: str,
-        text: str,
-        pickled: bytes | None,
-        sources: Mapping[str, Mapping[int, str]] | None = None,
-    ) -> None:
-        self.kind: FailureKind = kind
-        self.type_name = type_name
-        self.message = message
-        self.text = text
-        self.pickled = pickled
-        self.sources = sources
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Failure, (self.kind, self.type_name, self.message, self.text, self.pickled, self.sources)
-
-    @classmethod
-    def of(cls, exc: BaseException, kind: FailureKind = "user", *, skip: int = 0) -> Failure:
-        """The failure that `exc` is; `skip` frames at the head of its traceback are mini's own and are left out."""
-        trace = exc.__traceback__
-        for _ in range(skip):
-            trace = trace.tb_next if trace is not None else None
-        exc = exc.with_traceback(trace)
-        type_name = f"{type(exc).__module__}.{type(exc).__qualname__}".removeprefix("builtins.").removeprefix(
-            "__main__."
-        )
-        try:
-            message = str(exc)
-        except Exception as broken:
-            message = f"<str() raised {type(broken).__name__}>"
-        try:
-            text = "".join(tb_module.format_exception(exc))
-        except Exception:
-            text = f"{type_name}: {message}\n"
-        pickled: bytes | None = None
-        if not _is_control_flow(exc):
-            try:
-                pickled, buffers = dumps(exc, returning=True)
-                if buffers or type(loads(pickled)) is not type(exc):
-                    pickled = None
-            except Exception:
-                pickled = None
-        return cls(kind, type_name, message, text, pickled, _sources(exc))
-
-    def exception(self) -> BaseException:
-        """The exception to raise in the caller: the original, or a RemoteError that describes it."""
-        for filename, lines in (self.sources or {}).items():
-            _remember_source(filename, lines)
-        if self.pickled is not None:
-            try:
-                return cast("BaseException", loads(self.pickled))
-            except Exception:
-                return RemoteError(self.type_name, self.message, self.text)
-        return RemoteError(self.type_name, self.message, self.text)
-
-
-def _is_control_flow(exc: BaseException) -> bool:
-    """Exceptions that the caller's own generators, loops and event loop would take for themselves (ERR-07, ERR-10)."""
-    control = (StopIteration, StopAsyncIteration, GeneratorExit, KeyboardInterrupt, SystemExit)
-    # Without asyncio imported, nobody can have raised its CancelledError.
-    cancelled = getattr(sys.modules.get("asyncio"), "CancelledError", ())
-    return isinstance(exc, (*control, cancelled) if cancelled else control)
-
-
 def unpack_part(frames: Frames) -> tuple[list[Any], bool]:
     """The outcomes of a part: each call's value, or a Failure in its place; and whether there is a Failure."""
     kind, _, count, failed = marshal.loads(frames[0])
@@ -565,135 +453,6 @@ def _unreadable(exc: BaseException) -> Failure:
     )
     error.__cause__ = exc
     return Failure.of(error, "serialization")
-
-
-# --- exceptions -----------------------------------------------------------------------------------------------------
-
-
-def _reduce_exception(exc: BaseException) -> Any:
-    """Reduce an exception with cause, context, notes and traceback, whatever its constructor takes.
-
-    Python's own reduction calls the class with `args`, which fails for constructors of another signature. Here the
-    built-in base sets up the object and the constructor of the subclass is not called again. A class with a
-    `__reduce__` of its own is taken at its word.
-    """
-    reduced = exc.__reduce_ex__(PROTOCOL)
-    if isinstance(reduced, str) or len(reduced) > 3:
-        return reduced
-    build, args, state = (*reduced, None)[:3]
-    cls = type(exc)
-    if (
-        build is cls
-        and not isinstance(cls.__reduce__, FunctionType)
-        and cls.__reduce_ex__ is object.__reduce_ex__
-    ):
-        build, args = _build_exception, (cls, args)
-        state = (state, _slots(exc))  # Python's own reduction of exceptions forgets them
-    links = (exc.__cause__, exc.__context__, exc.__suppress_context__, exc.__traceback__)
-    return build, args, (state, links), None, None, _restore_exception
-
-
-def _build_exception(cls: type[BaseException], args: tuple[Any, ...]) -> BaseException:
-    heap_type = 1 << 9  # Py_TPFLAGS_HEAPTYPE: classes made by a class statement
-    base = next(c for c in cls.__mro__ if not c.__flags__ & heap_type)
-    exc: BaseException = base.__new__(cls, *args)
-    base.__init__(exc, *args)  # type: ignore[misc]
-    return exc
-
-
-def _slots(exc: BaseException) -> dict[str, Any]:
-    names = [
-        n
-        for cls in type(exc).__mro__
-        for n in getattr(cls, "__slots__", ())
-        if isinstance(cls.__dict__.get(n), MemberDescriptorType)
-    ]
-    return {name: getattr(exc, name) for name in names if hasattr(exc, name)}
-
-
-def _restore_exception(exc: BaseException, state: tuple[Any, tuple[Any, ...]]) -> None:
-    attributes, (cause, context, suppress, trace) = state
-    slots: dict[str, Any] = {}
-    if isinstance(attributes, tuple) and len(attributes) == 2:
-        attributes, slots = attributes
-    if attributes is not None:
-        exc.__setstate__(attributes)
-    for name, value in slots.items():
-        setattr(exc, name, value)
-    exc.__context__ = context
-    exc.__cause__ = cause
-    exc.__suppress_context__ = suppress
-    exc.__traceback__ = trace
-
-
-_MOST_FRAMES = 200
-
-_FrameSummary = tuple[str, str, int, str | None]
-
-
-def _summarise(trace: TracebackType | None) -> list[_FrameSummary]:
-    frames: list[_FrameSummary] = []
-    while trace is not None:
-        code = trace.tb_frame.f_code
-        frames.append(
-            (code.co_filename, code.co_name, trace.tb_lineno, trace.tb_frame.f_globals.get("__name__"))
-        )
-        trace = trace.tb_next
-    if len(frames) > _MOST_FRAMES:  # a RecursionError: the ends tell all
-        frames[_MOST_FRAMES // 2 : -_MOST_FRAMES // 2] = []
-    return frames
-
-
-def _build_traceback(frames: list[_FrameSummary]) -> TracebackType | None:
-    from tblib import Traceback
-
-    chain = None
-    for filename, name, line, module in reversed(frames):
-        link = object.__new__(Traceback)
-        code = SimpleNamespace(co_filename=filename, co_name=name)
-        f_globals = {"__name__": module, "__file__": filename}
-        link.tb_frame = SimpleNamespace(f_globals=f_globals, f_locals={}, f_code=code, f_lineno=line)
-        link.tb_lineno = line
-        link.tb_next = chain
-        chain = link
-    return cast("TracebackType | None", chain.as_traceback()) if chain is not None else None
-
-
-def _sources(exc: BaseException) -> dict[str, dict[int, str]]:
-    """The source lines that the traceback shows, for callers that do not have the files (ERR-02)."""
-    lines: dict[str, dict[int, str]] = {}
-    seen: set[int] = set()
-    todo: list[BaseException | None] = [exc]
-    while todo:
-        error = todo.pop()
-        if error is None or id(error) in seen:
-            continue
-        seen.add(id(error))
-        todo += [error.__cause__, error.__context__]
-        if isinstance(error, BaseExceptionGroup):
-            todo += error.exceptions
-        for filename, _, line, _ in _summarise(error.__traceback__):
-            if text := linecache.getline(filename, line):
-                lines.setdefault(filename, {})[line] = text
-    return lines
-
-
-def _remember_source(filename: str, lines: Mapping[int, str]) -> None:
-    """Let tracebacks show lines of a file that is not here."""
-    known = linecache.cache.get(filename)
-    if Path(filename).exists() or (known is not None and not isinstance(known[-1], _Borrowed)):
-        return
-    text = dict(enumerate(known[2], 1)) if known is not None and len(known) > 2 else {}
-    text.update(lines)
-    whole = [text.get(n, "\n") for n in range(1, max(text) + 1)]
-    # A modification time of None keeps linecache.checkcache from dropping the entry.
-    linecache.cache[filename] = (sum(map(len, whole)), None, whole, _Borrowed(filename))
-
-
-class _Borrowed(str):
-    """Marks linecache entries that came from a worker."""
-
-    __slots__ = ()
 
 
 def offsets(sizes: Iterable[int]) -> list[int]:

@@ -6,7 +6,6 @@ A worker runs one group of calls at a time and keeps a journal of it; see `mini.
 from __future__ import annotations
 
 import contextvars
-import inspect
 import marshal
 import threading
 import time
@@ -19,9 +18,10 @@ from typing import Any, Protocol
 from . import wire
 from .context import RunningGroup, enter_group
 from .errors import SerializationError
+from .failure import Failure
 from .journal import AT, BASE, GROUP, IDLE, STARTED, Column, Journal, JournalFile, reached
 from .output import Outbox
-from .wire import Failure, Frames
+from .wire import Frames
 
 __all__ = ["GroupHead", "Host", "Program", "ProgramHead", "Worker"]
 
@@ -93,8 +93,15 @@ def _compose(
 
 def _is_async(fn: Callable[..., Any]) -> bool:
     if isinstance(fn, FunctionType):
-        return bool(fn.__code__.co_flags & inspect.CO_COROUTINE)
+        return bool(fn.__code__.co_flags & _CO_COROUTINE)
+
+    import inspect  # not before it is needed: workers start sooner
+
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
+
+
+_CO_COROUTINE = 0x80
+"""`inspect.CO_COROUTINE`: set in the code of `async def` functions."""
 
 
 def _with_hooks(hooks: tuple[Callable[[], object], ...], call: Callable[..., Any], *args: Any) -> Any:

@@ -17,8 +17,8 @@ from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 from mini.diagnose import hint_for
+from mini.pickling import Pickler
 from mini.requirements import ProjectPackage
-from mini.wire import Pickler
 
 __all__ = ["Import", "imports_of", "is_standard"]
 

@@ -21,6 +21,7 @@ import cloudpickle
 
 from mini.diagnose import Unpicklable, survey, type_name
 from mini.errors import RequirementsError
+from mini.pickling import Pickler
 from mini.requirements import (
     ProjectPackage,
     Requirements,
@@ -30,7 +31,7 @@ from mini.requirements import (
     source_files,
     uv_freeze,
 )
-from mini.wire import Pickler, dumps
+from mini.wire import dumps
 
 from ._imports import imports_of, is_standard
 

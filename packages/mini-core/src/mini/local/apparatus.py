@@ -113,7 +113,9 @@ class LocalApparatus(Apparatus):
     def _open_carrier(self, options: Options) -> Carrier:
         width = options.max_workers or usable_cores()
         if self.workers == "process":
-            return ProcessPool(width, {**_thread_limits(width), **(options.env or {})})
+            pool = ProcessPool(width, {**_thread_limits(width), **(options.env or {})})
+            pool.prepare()
+            return pool
         return InlineCarrier() if self.workers == "inline" else ThreadCarrier(width)
 
 

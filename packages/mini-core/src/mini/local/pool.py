@@ -163,6 +163,11 @@ class ProcessPool(Carrier):
 
     # --- carrying groups out ---
 
+    def prepare(self) -> None:
+        """Start a worker ahead of the first group."""
+        with contextlib.suppress(OSError):  # `start` will find out, and has somebody to tell
+            self._spawn()
+
     def room(self, task: Task) -> int:
         depth = 2 if task.quick else 1
         workers = self._workers

@@ -1,0 +1,161 @@
+"""How values are pickled: as cloudpickle does, but exceptions keep everything and classes their identity.
+
+`mini.wire` imports this when something has to be pickled, and not before: cloudpickle and what it imports is half of
+what a worker process would have to load before its first call.
+"""
+
+from __future__ import annotations
+
+import pickle
+import weakref
+from collections.abc import Callable, Mapping
+from types import FunctionType, MemberDescriptorType, SimpleNamespace, TracebackType
+from typing import Any, cast
+
+import cloudpickle
+from cloudpickle import cloudpickle as _cloudpickle
+
+__all__ = ["PROTOCOL", "Pickler", "summarise"]
+
+PROTOCOL = 5
+
+_tracked: Mapping[type, str] = _cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS
+_by_id: Mapping[str, type] = _cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID
+_made_here: weakref.WeakSet[type] = weakref.WeakSet()
+
+
+class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """cloudpickle's pickler, with exceptions that keep everything and classes that keep their identity.
+
+    Args:
+        file: anything with a `write` method.
+        buffer_callback: gets each large buffer as a `PickleBuffer`; see PEP 574.
+        returning: the bytes go back to the caller. A class that came from there is then sent as its identity alone,
+            so that the caller finds its own class and its class attributes stay untouched (RUN-11).
+    """
+
+    def __init__(
+        self,
+        file: Any,
+        buffer_callback: Callable[[pickle.PickleBuffer], object] | None = None,
+        *,
+        returning: bool = False,
+    ) -> None:
+        super().__init__(file, PROTOCOL, buffer_callback)
+        self._returning = returning
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, type):
+            if (known := _tracked.get(obj)) is None:
+                reduced = super().reducer_override(obj)
+                if obj in _tracked:
+                    _made_here.add(obj)
+                return reduced
+            if self._returning and obj not in _made_here:
+                return _own_class, (known,)
+        elif isinstance(obj, BaseException):
+            return _reduce_exception(obj)
+        elif isinstance(obj, TracebackType):
+            return _build_traceback, (summarise(obj),)
+        return super().reducer_override(obj)
+
+
+def _own_class(tracker_id: str) -> type:
+    try:
+        return _by_id[tracker_id]
+    except KeyError:
+        raise pickle.UnpicklingError(
+            "a class of the caller's is gone; keep a reference to it while calls run"
+        ) from None
+
+
+# --- exceptions ---
+
+
+def _reduce_exception(exc: BaseException) -> Any:
+    """Reduce an exception with cause, context, notes and traceback, whatever its constructor takes.
+
+    Python's own reduction calls the class with `args`, which fails for constructors of another signature. Here the
+    built-in base sets up the object and the constructor of the subclass is not called again. A class with a
+    `__reduce__` of its own is taken at its word.
+    """
+    reduced = exc.__reduce_ex__(PROTOCOL)
+    if isinstance(reduced, str) or len(reduced) > 3:
+        return reduced
+    build, args, state = (*reduced, None)[:3]
+    cls = type(exc)
+    if (
+        build is cls
+        and not isinstance(cls.__reduce__, FunctionType)
+        and cls.__reduce_ex__ is object.__reduce_ex__
+    ):
+        build, args = _build_exception, (cls, args)
+        state = (state, _slots(exc))  # Python's own reduction of exceptions forgets them
+    links = (exc.__cause__, exc.__context__, exc.__suppress_context__, exc.__traceback__)
+    return build, args, (state, links), None, None, _restore_exception
+
+
+def _build_exception(cls: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    heap_type = 1 << 9  # Py_TPFLAGS_HEAPTYPE: classes made by a class statement
+    base = next(c for c in cls.__mro__ if not c.__flags__ & heap_type)
+    exc: BaseException = base.__new__(cls, *args)
+    base.__init__(exc, *args)  # type: ignore[misc]
+    return exc
+
+
+def _slots(exc: BaseException) -> dict[str, Any]:
+    names = [
+        n
+        for cls in type(exc).__mro__
+        for n in getattr(cls, "__slots__", ())
+        if isinstance(cls.__dict__.get(n), MemberDescriptorType)
+    ]
+    return {name: getattr(exc, name) for name in names if hasattr(exc, name)}
+
+
+def _restore_exception(exc: BaseException, state: tuple[Any, tuple[Any, ...]]) -> None:
+    attributes, (cause, context, suppress, trace) = state
+    slots: dict[str, Any] = {}
+    if isinstance(attributes, tuple) and len(attributes) == 2:
+        attributes, slots = attributes
+    if attributes is not None:
+        exc.__setstate__(attributes)
+    for name, value in slots.items():
+        setattr(exc, name, value)
+    exc.__context__ = context
+    exc.__cause__ = cause
+    exc.__suppress_context__ = suppress
+    exc.__traceback__ = trace
+
+
+_MOST_FRAMES = 200
+
+_FrameSummary = tuple[str, str, int, str | None]
+
+
+def summarise(trace: TracebackType | None) -> list[_FrameSummary]:
+    frames: list[_FrameSummary] = []
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        frames.append(
+            (code.co_filename, code.co_name, trace.tb_lineno, trace.tb_frame.f_globals.get("__name__"))
+        )
+        trace = trace.tb_next
+    if len(frames) > _MOST_FRAMES:  # a RecursionError: the ends tell all
+        frames[_MOST_FRAMES // 2 : -_MOST_FRAMES // 2] = []
+    return frames
+
+
+def _build_traceback(frames: list[_FrameSummary]) -> TracebackType | None:
+    from tblib import Traceback
+
+    chain = None
+    for filename, name, line, module in reversed(frames):
+        link = object.__new__(Traceback)
+        code = SimpleNamespace(co_filename=filename, co_name=name)
+        f_globals = {"__name__": module, "__file__": filename}
+        link.tb_frame = SimpleNamespace(f_globals=f_globals, f_locals={}, f_code=code, f_lineno=line)
+        link.tb_lineno = line
+        link.tb_next = chain
+        chain = link
+    return cast("TracebackType | None", chain.as_traceback()) if chain is not None else None
