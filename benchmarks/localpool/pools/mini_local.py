@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import os
 
 import mini
 
@@ -21,7 +21,7 @@ class Pool(pools.Pool):
 
     def __init__(self) -> None:
         # No call here asks for the volume, so the folder is never made.
-        folder = tempfile.gettempdir() + "/mini-bench"
+        folder = os.environ.get("TMPDIR", "/tmp") + "/mini-bench"
         self.app = mini.LocalApparatus("bench", max_workers=pools.WORKERS, data_dir=folder).w(progress=False)
 
     def call(self, fn: Callable[[Any], Any], x: Any) -> Any:

@@ -42,8 +42,9 @@ QUICK_SECONDS = 0.02
 """A worker gets its next group ahead of time if groups take less than this."""
 MOST_CHUNK = 2048
 CHUNK_GROWTH = 8
-DEFAULT_WINDOW = 8192
-"""Inputs in flight or waiting to be consumed, for calls that turn out to be tiny."""
+FIRST_WINDOW, LAST_WINDOW = 2048, 8192
+"""Inputs in flight or waiting to be consumed, unless `window` says otherwise: the more results the consumer has taken,
+the surer it is that it wants more of them, and calls that are tiny are faster with more."""
 STEWARD_DELAY = 0.02
 """Seconds that nobody must have driven before the steward does."""
 STEWARD_LINGERS = 0.25
@@ -82,7 +83,7 @@ class Flow:
     ordered: bool = True
     return_exceptions: bool = False
     retries: int = 0
-    window: int = DEFAULT_WINDOW
+    window: int | None = None
     chunk: int = MOST_CHUNK
     progress: bool | None = None
     live_logs: bool = False
@@ -448,14 +449,15 @@ class Engine:
 
     def _chunk(self, flow: Flow) -> int:
         """How many calls the next group should have; 0 if the window is full."""
-        left = flow.window - (flow.pulled - flow.handed)
+        window = flow.window or min(LAST_WINDOW, FIRST_WINDOW + flow.handed)
+        left = window - (flow.pulled - flow.handed)
         if flow.mean is None or flow.chunk == 1:
             return min(left, 1)
         count = min(GROUP_SECONDS / max(flow.mean, 1e-9), flow.last_chunk * CHUNK_GROWTH, flow.chunk)
         if flow.size:
             count = min(count, GROUP_BYTES / flow.size)
         # Groups for every worker to have one, to have one at hand, and one that is being consumed.
-        count = min(count, flow.window / (2 * self.carrier.width + 1), left)
+        count = min(count, window / (2 * self.carrier.width + 1), left)
         return min(max(1, int(count)), left)
 
     def _pull(self, flow: Flow, count: int) -> Group | None:

@@ -6,7 +6,6 @@ name (`ray={...}`) holds that backend's native options; the other backends ignor
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -17,7 +16,6 @@ from .errors import OptionError
 
 __all__ = ["Options", "check_name"]
 
-log = logging.getLogger("mini")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -105,7 +103,11 @@ class Options:
         for name in ignored:
             if getattr(self, name) is not None and (backend, name) not in _said:
                 _said.add((backend, name))
-                log.info("the %s backend has no use for the option %r and ignores it", backend, name)
+                import logging  # only now: apparatuses are made faster without
+
+                logging.getLogger("mini").info(
+                    "the %s backend has no use for the option %r and ignores it", backend, name
+                )
 
 
 def _number(name: str, value: object, low: float, unit: str, *, above: bool = False) -> float:

@@ -530,7 +530,7 @@ class Apparatus(ABC):
         options = self._options
         flow.ordered, flow.return_exceptions = ordered, return_exceptions
         flow.retries = options.retries or 0
-        flow.window = options.window or flow.window
+        flow.window = options.window
         flow.chunk = options.chunk or flow.chunk
         return flow, engine
 
