@@ -8,16 +8,18 @@ over and looks into none of them. docs/how-to/write-an-adapter.md builds one.
 from __future__ import annotations
 
 import marshal
+import os
 import pickle
 import threading
 import time
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from . import wire
-from .carrier import Broken, Carrier, Event, Group, Outcomes, Reports, Returned, Task
-from .journal import OwnMemory, Peek
+from .carrier import Carrier, Event, Group, Lost, Outcomes, Reports, Returned, Task
+from .journal import Memory, OwnMemory, Peek
 from .output import Outbox, Report
 from .wire import Frames
 from .worker import GroupHead, Program, ProgramHead, Worker
@@ -43,32 +45,35 @@ class Station:
         send: brings a message to the caller, where it is for `MessageCarrier.post`. It is called by one thread at a
             time, not always the one that called `run`. The frames may change once it has returned.
         alone: the station has its process to itself, so that whatever threads print or emit there belongs to its call.
-            Otherwise it shares its process with other stations or with the caller.
+            Of a call that forks, only the original answers; the copy ends with the call. Otherwise it shares its
+            process with other stations or with the caller.
+        memory: of the journal, for a caller who reads that itself. What is finished of slow groups is then not sent.
     """
 
-    def __init__(self, send: Callable[[Frames], None], *, alone: bool) -> None:
+    def __init__(self, send: Callable[[Frames], None], *, alone: bool, memory: Memory | None = None) -> None:
         self._send = send
-        memory = OwnMemory()
+        self._memory = memory or OwnMemory()
+        self._watched = memory is None
         self._outbox = Outbox(self._report, shared=not alone)
-        self._worker = Worker(
-            self, self._outbox, memory.words, memory.column, memory.file, process_wide=alone
-        )
-        self._peek = Peek(memory.words, memory.cells, memory.file)
+        self._worker = Worker(self, self._outbox, self._memory, process_wide=alone)
         self._turn = threading.Lock()
-        self._sending = threading.Lock()
-        # The rest is guarded by `_changed`.
-        self._changed = threading.Condition()
+        # Reentrant: the garbage collector, which runs anywhere, may close a map that has calls here.
+        self._sending = threading.RLock()
+        # The rest is guarded by `_lock`, which costs less to take than by way of the condition.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._programs: dict[str, Program] = {}
         self._running: GroupHead | None = None
         self._begun = 0
-        self._sent = 0
-        """Outcomes of the running group that have been sent."""
         self._given_back: set[int] = set()
         self._credit = 0
         self._ended: set[str] = set()
         self._forgotten: set[str] = set()
         self._watcher: threading.Thread | None = None
         self._closed = False
+        self._is_copy = False
+        if alone:
+            os.register_at_fork(after_in_child=self._become_copy)
 
     def run(self, message: Frames) -> None:
         """Run the group that `message` is and send all its outcomes. Raises nothing that a call raises."""
@@ -77,22 +82,35 @@ class Station:
         # A group all of whose calls were given back is over for the caller, who may send another before it is here.
         with self._turn:
             if program_head is not None:
-                self._programs[head.flow] = Program(ProgramHead(*program_head), message[1 : 1 + count])
+                self.load(program_head, message[1 : 1 + count])
             program = self._begin(head)
-            if program is not None:
-                try:
+            try:
+                if program is not None:
                     self._worker.run_group(program, head, message[1 + count :])
-                finally:
-                    with self._changed:
-                        self._running = None
-            with self._changed:
-                if not keep or head.flow in self._forgotten:
-                    self._forgotten.discard(head.flow)
-                    self._programs.pop(head.flow, None)
+            except BaseException:
+                if self._is_copy:
+                    os._exit(0)
+                raise
+            finally:
+                with self._lock:
+                    self._running = None
+                    if not keep or head.flow in self._forgotten:
+                        self._forgotten.discard(head.flow)
+                        self._programs.pop(head.flow, None)
+
+    def load(self, program_head: tuple[Any, ...], frames: Frames) -> None:
+        """Take the program of a flow whose groups will come without it.
+
+        Args:
+            program_head: what `pack` made of the `ProgramHead`.
+            frames: of the program; they must not change.
+        """
+        head = ProgramHead(*program_head)
+        self._programs[head.flow] = Program(head, frames)
 
     def give_back(self, group: int) -> None:
         """Drop those calls of a group that have not started, and tell the caller how many they are."""
-        with self._changed:
+        with self._lock:
             if group > self._begun:
                 self._given_back.add(group)
                 count = 2**32  # all there are
@@ -105,7 +123,7 @@ class Station:
 
     def credit(self, flow: str, count: int) -> None:
         """Let a stream send `count` more items; 0 ends it."""
-        with self._changed:
+        with self._lock:
             if not count:
                 self._ended.add(flow)
             elif self._running is not None and self._running.flow == flow:
@@ -117,14 +135,14 @@ class Station:
 
         Those that were sent already may still run.
         """
-        with self._changed:
+        with self._lock:
             running = self._running is not None and self._running.flow == flow
             if running or self._programs.pop(flow, None) is None:
                 self._forgotten.add(flow)  # as soon as it has run, or has come
 
     def close(self) -> None:
         """Run no more groups, end streams and helper threads. A call that runs goes on, as nothing can stop it."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._changed.notify_all()
         self._outbox.close()
@@ -132,13 +150,12 @@ class Station:
     # --- what the worker needs of its host ---
 
     def send_part(self, group: int, frames: Frames, elapsed: int | None) -> None:
-        if frames:
-            _, position, count, _ = marshal.loads(frames[0])
-            self._sent = max(self._sent, position + count)
+        if self._is_copy:
+            os._exit(0)
         self._say(_PART, group, elapsed, frames)
 
     def take_credit(self, flow: str) -> bool:
-        with self._changed:
+        with self._lock:
             self._changed.wait_for(lambda: self._credit > 0 or flow in self._ended or self._closed)
             if flow in self._ended or self._closed:
                 return False
@@ -148,6 +165,8 @@ class Station:
     # --- inside ---
 
     def _say(self, kind: int, group: int, number: int | None, frames: Frames) -> None:
+        if self._is_copy:
+            return
         with self._sending:
             self._send([marshal.dumps((kind, group, number)), *frames])
 
@@ -160,15 +179,15 @@ class Station:
 
     def _begin(self, head: GroupHead) -> Program | None:
         """What to run for a group that has come; None if it is not wanted any more."""
-        with self._changed:
+        with self._lock:
             self._begun = max(self._begun, head.group)
             self._ended &= {head.flow}  # streams that were ended before they began do not begin at all
             if head.group in self._given_back or self._closed:
                 self._given_back.discard(head.group)
                 return None
             program = self._programs[head.flow]
-            self._running, self._sent, self._credit = head, 0, program.head.credit
-            if program.head.mode != "stream" and head.count > 1:
+            self._running, self._credit = head, program.head.credit
+            if self._watched and program.head.mode != "stream" and head.count > 1:
                 if self._watcher is None:
                     self._watcher = threading.Thread(target=self._look, name="mini-station", daemon=True)
                     self._watcher.start()
@@ -177,8 +196,9 @@ class Station:
 
     def _look(self) -> None:
         """Send what is finished of slow groups."""
+        peek, sent = Peek(self._memory), (0, 0)  # of which group, and how many of its outcomes
         while True:
-            with self._changed:
+            with self._lock:
                 self._changed.wait_for(lambda: self._is_grouped() or self._closed)
                 if self._closed:
                     return
@@ -187,12 +207,27 @@ class Station:
                     continue
                 if self._running is not head:
                     continue
-                part = self._peek.read(head.group, self._sent)
+                part = peek.read(head.group, sent[1] if sent[0] == head.group else 0)
             if part:
-                self.send_part(head.group, part, None)
+                _, position, count, _ = marshal.loads(part[0])
+                sent = head.group, position + count
+                self._say(_PART, head.group, None, part)
 
     def _is_grouped(self) -> bool:
         return self._running is not None and self._running.count > 1
+
+    def _become_copy(self) -> None:
+        """A call has forked, and this is the copy: it may go on with the call, but only the original answers.
+
+        The journal's memory may be shared with the original. Without it, the copy cannot get past the end of the call.
+        """
+        self._is_copy = True
+        self._sending = threading.RLock()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._outbox.forked()
+        self._worker.words.release()
+        self._worker.column.release()
 
 
 class MessageCarrier(Carrier):
@@ -204,15 +239,14 @@ class MessageCarrier(Carrier):
 
     Attributes:
         groups: those on their way, by id.
+        unanswered: ids of those that were asked for calls for idle workers and have not answered.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__(width)
         self.groups: dict[int, Group] = {}
         self._since: dict[int, float] = {}
-        self._asked: set[int] = set()
-        """Groups that were told to give back what has not started."""
-        self._unanswered: set[int] = set()
+        self.unanswered: set[int] = set()
         self._arrived = threading.Condition()
         self._mail: deque[Frames | Event] = deque()
         self._woken = False
@@ -253,17 +287,17 @@ class MessageCarrier(Carrier):
     def retract(self, task: Task) -> None:
         for group in self.groups.values():
             if group.task is task:
-                self._ask(group)
+                self.give_back(group)
 
     def steal(self) -> None:
-        if self._unanswered:
+        if self.unanswered:
             return
         late = time.monotonic() - SLOW_SECONDS
         for group in self.groups.values():
             left = group.count - group.received - 1  # one runs
-            if left > 0 and group.id not in self._asked and self._since[group.id] < late:
+            if left > 0 and self._since[group.id] < late:
                 if self.room(group.task) > 0:
-                    self._ask(group)
+                    self.ask(group)
                 return
 
     def poll(self, timeout: float | None) -> list[Event]:
@@ -276,46 +310,45 @@ class MessageCarrier(Carrier):
             self._mail.clear()
             self._woken = False
         with self.lock:
-            return [event for message in mail if (event := self._read(message)) is not None]
+            return [event for message in mail if (event := self.read(message)) is not None]
 
     @abstractmethod
     def close(self, *, kill: bool) -> None:
         """As `Carrier.close`; this part of it drops the groups that are on their way and what has arrived."""
         self.groups.clear()
         self._since.clear()
-        self._asked.clear()
-        self._unanswered.clear()
+        self.unanswered.clear()
         with self._arrived:
             self._mail.clear()
 
-    def _ask(self, group: Group) -> None:
-        if group.id not in self._asked:
-            self._asked.add(group.id)
-            self._unanswered.add(group.id)
-            self.give_back(group)
+    def ask(self, group: Group) -> None:
+        """Have `group`, which is on its way, give calls back because workers are idle."""
+        self.unanswered.add(group.id)
+        self.give_back(group)
 
-    def _read(self, message: Frames | Event) -> Event | None:
-        event = self._event(message) if isinstance(message, list) else message
-        if isinstance(event, Reports | Broken | None):
+    def read(self, message: Frames | Event) -> Event | None:
+        """The event that a message is; what it says of its group is noted. None if that has ended already."""
+        event = self.decode(message) if isinstance(message, list) else message
+        if isinstance(event, Outcomes):
+            over = event.elapsed is not None
+        elif isinstance(event, Returned):
+            self.unanswered.discard(event.group.id)
+            over = event.count >= event.group.count
+        elif isinstance(event, Lost):
+            over = True
+        else:
             return event
         group = event.group
         if group.id not in self.groups:
             return None  # it has ended, or was dropped
-        if isinstance(event, Outcomes):
-            over = event.elapsed is not None
-        elif isinstance(event, Returned):
-            self._unanswered.discard(group.id)
-            over = event.count >= group.count
-        else:
-            over = True
         if over:
             del self.groups[group.id], self._since[group.id]
-            self._asked.discard(group.id)
-            self._unanswered.discard(group.id)
+            self.unanswered.discard(group.id)
             self.ended(group)
         return event
 
-    def _event(self, message: Frames) -> Event | None:
+    def decode(self, message: Frames) -> Event | None:
+        """The event that a station's message is, and nothing is noted. None if its group has ended. From any thread."""
         kind, number, value = marshal.loads(message[0])
         if kind == _REPORTS:
             return Reports(pickle.loads(message[1], buffers=message[2:]))

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from . import wire
 from .context import RunningGroup, enter_group
 from .errors import SerializationError
-from .journal import AT, BASE, GROUP, IDLE, STARTED, Column, Journal, JournalFile, reached
+from .journal import AT, BASE, GROUP, IDLE, STARTED, Column, Journal, Memory, reached
 from .output import Outbox
 from .wire import Failure, Frames
 
@@ -174,26 +174,16 @@ class Worker:
     Args:
         host: takes the outcomes.
         outbox: takes what calls print and emit.
-        words, column, file: memory for the journal, of at least `WORDS` unsigned 64-bit words, `COLUMN_BYTES` bytes
-            and `FILE_BYTES` bytes; see `mini.journal`.
+        memory: for the journal.
         process_wide: this worker is alone in its process, so its threads' output belongs to its call too.
     """
 
-    def __init__(
-        self,
-        host: Host,
-        outbox: Outbox,
-        words: memoryview[int],
-        column: memoryview[int],
-        file: JournalFile,
-        *,
-        process_wide: bool,
-    ) -> None:
+    def __init__(self, host: Host, outbox: Outbox, memory: Memory, *, process_wide: bool) -> None:
         self.host = host
         self.outbox = outbox
-        self.words = words
-        self.column = Column(column)
-        self.file = file
+        self.words = memory.words
+        self.column = Column(memory.column)
+        self.file = memory.file
         self.process_wide = process_wide
         self.rows: Iterator[Any] = iter(())
         """The calls of the current group that have not started; whoever exhausts it has taken them back."""
