@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import time
 from collections.abc import Iterator
@@ -73,3 +74,23 @@ def test_a_stream_that_forks_comes_once(app: mini.Apparatus) -> None:
     pids, children = zip(*app.stream(items), strict=True)
     assert pids == (app.run(os.getpid),) * 3
     assert_dead([children[0]])
+
+
+def report(result: multiprocessing.SimpleQueue[int]) -> None:
+    print("from the child")
+    mini.emit_metrics(child=1)
+    job = mini.current_job()
+    assert job is not None
+    result.put(job.index)
+
+
+def test_a_process_that_a_call_forks_may_print_and_emit(app: mini.Apparatus) -> None:
+    def call(i: int) -> tuple[int | None, int]:
+        context = multiprocessing.get_context("fork")
+        result: multiprocessing.SimpleQueue[int] = context.SimpleQueue()
+        process = context.Process(target=report, args=(result,))
+        process.start()
+        process.join()
+        return process.exitcode, result.get()
+
+    assert list(app.map(call, range(3))) == [(0, 0), (0, 1), (0, 2)]

@@ -19,6 +19,7 @@ from typing import Any
 
 from . import wire
 from .carrier import Carrier, Event, Group, Lost, Outcomes, Reports, Returned, Task
+from .context import running_group
 from .journal import Memory, OwnMemory, Peek
 from .output import Outbox, Report
 from .wire import Frames
@@ -221,6 +222,9 @@ class Station:
 
         The journal's memory may be shared with the original. Without it, the copy cannot get past the end of the call.
         """
+        if (group := running_group()) is not None:
+            index = group.position()
+            group.position = lambda: index
         self._is_copy = True
         self._sending = threading.RLock()
         self._lock = threading.RLock()
