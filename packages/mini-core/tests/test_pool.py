@@ -370,25 +370,6 @@ def test_dropping_the_apparatus_ends_its_workers(tmp_path: Path) -> None:
     assert until_dead([pid], 5) == []
 
 
-def test_a_call_that_forks_is_answered_once(app: mini.LocalApparatus) -> None:
-    """Only the worker answers; its copy goes on with the call and ends there."""
-
-    def fork(i: int) -> tuple[int, int, int]:
-        worker = os.getpid()
-        print("before the fork")
-        child = os.fork()
-        print("after the fork")
-        return worker, os.getpid(), child
-
-    copies = []
-    for worker, answering, child in app.w(max_workers=1).map(fork, range(20)):
-        assert worker == answering
-        copies.append(child)
-    assert len(set(copies)) == 20
-    assert app.w(max_workers=1).run(os.getpid) == worker
-    assert until_dead(copies, 10) == []
-
-
 def test_a_worker_that_hangs_while_it_starts_is_given_up(
     app: mini.LocalApparatus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

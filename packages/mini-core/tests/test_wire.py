@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mini import RemoteError, SerializationError, wire
 from mini.failure import Failure
-from mini.journal import COLUMN_BYTES, FILE_BYTES, WORDS, saved_parts
+from mini.journal import COLUMN_BYTES, FILE_BYTES, WORDS, Memory, saved_parts
 from mini.output import Outbox
 from mini.wire import Frames
 from mini.worker import GroupHead, Program, ProgramHead, Worker
@@ -228,18 +228,18 @@ class Host:
 
 def work(calls: Sequence[Any], fn: Any) -> tuple[Host, list[Any]]:
     """Run `fn` over `calls` in one group. Return the host and, for each call, what could have been saved before it."""
-    host, file = Host(), mmap.mmap(-1, FILE_BYTES)
+    host = Host()
     words = memoryview(bytearray(8 * WORDS)).cast("Q")
-    column = memoryview(bytearray(COLUMN_BYTES))
+    memory = Memory(words, memoryview(bytearray(COLUMN_BYTES)), mmap.mmap(-1, FILE_BYTES))
     saved: list[Any] = []
 
     def watched(i: int) -> Any:
         sent = host.outcomes()
-        part = saved_parts(words, column.cast("Q"), file)
+        part = saved_parts(memory)
         saved.append(sent + (wire.unpack_part(part)[0] if part else []))
         return fn(calls[i])
 
-    worker = Worker(host, Outbox(lambda reports: None, shared=True), words, column, file, process_wide=False)
+    worker = Worker(host, Outbox(lambda reports: None, shared=True), memory, process_wide=False)
     frames = wire.pack_program(lambda i: i, {}).frames
     program = Program(ProgramHead("f", "call", False, "a", None, 0), frames)
     program.call = watched

@@ -46,6 +46,7 @@ __all__ = [
     "STARTED",
     "WORDS",
     "Journal",
+    "Memory",
     "OwnMemory",
     "Peek",
     "reached",
@@ -83,14 +84,28 @@ class JournalFile(Protocol):
     def __getitem__(self, part: slice, /) -> bytes: ...
 
 
-class OwnMemory:
+class Memory:
+    """Memory for a journal.
+
+    Args:
+        words: at least `WORDS` unsigned 64-bit words.
+        column: `COLUMN_BYTES` bytes.
+        file: `FILE_BYTES` bytes, or as many as there will be.
+    """
+
+    def __init__(self, words: memoryview[int], column: memoryview[int], file: JournalFile) -> None:
+        self.words = words
+        self.column = column
+        self.cells = column.cast("Q")
+        self.file = file
+
+
+class OwnMemory(Memory):
     """Memory for a journal that shares nothing with other processes, and ends with its worker."""
 
     def __init__(self) -> None:
-        self.words = memoryview(bytearray(8 * WORDS)).cast("Q")
-        self.column = memoryview(bytearray(COLUMN_BYTES))
-        self.cells = self.column.cast("Q")
-        self.file: JournalFile = _OwnFile()
+        words = memoryview(bytearray(8 * WORDS)).cast("Q")
+        super().__init__(words, memoryview(bytearray(COLUMN_BYTES)), _OwnFile())
 
 
 class _OwnFile(io.BytesIO):
@@ -327,11 +342,12 @@ def _stored(base: int, split: int, kind: int, cells: memoryview[int]) -> list[An
     return wire.unpack_part(_column_part(base, split - base, kind, cells))[0] if split > base else []
 
 
-def saved_parts(words: memoryview[int], cells: memoryview[int], file: JournalFile) -> Frames:
+def saved_parts(memory: Memory) -> Frames:
     """What a worker has saved of its group and perhaps not sent: a part, or no frames if there is nothing.
 
     The worker must be dead, or everything before `reached` must have been there for a while.
     """
+    words, cells = memory.words, memory.cells
     base, at, split = words[BASE], reached(words, cells), words[SPLIT]
     if at == IDLE or at <= base:
         return []
@@ -339,7 +355,7 @@ def saved_parts(words: memoryview[int], cells: memoryview[int], file: JournalFil
     if until == at:
         return _column_part(base, at - base, words[KIND], cells)
     stored = _stored(base, until, words[KIND], cells)
-    data = file[0:FILE_BYTES]
+    data = memory.file[0:FILE_BYTES]
     outcomes = io.BytesIO(data)
     failed = []
     for position in range(until, at):
@@ -358,27 +374,25 @@ def saved_parts(words: memoryview[int], cells: memoryview[int], file: JournalFil
 class Peek:
     """Reads what a worker that still runs has saved of a slow group."""
 
-    def __init__(self, words: memoryview[int], cells: memoryview[int], file: JournalFile) -> None:
-        self._words = words
-        self._cells = cells
-        self._file = file
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
         self._seen = (0, 0)
 
     def read(self, group: int, received: int) -> Frames:
         """A part with outcomes of `group` beyond the first `received`, if there were some at the last call already."""
-        words = self._words
-        base, at = words[BASE], reached(words, self._cells)
+        words = self._memory.words
+        base, at = words[BASE], reached(words, self._memory.cells)
         if words[GROUP] != group or at == IDLE or at <= max(base, received):
             return []
         if self._seen != (group, at):
             # Only what was there the last time is read, so that no write to it can still be under way.
             self._seen = (group, at)
             return []
-        part = saved_parts(words, self._cells, self._file)
+        part = saved_parts(self._memory)
         return part if words[GROUP] == group and words[BASE] == base else []
 
     def left(self, group: int, count: int) -> int:
         """How many of the `count` calls of `group` have not started, as far as the words tell."""
-        words = self._words
-        at = reached(words, self._cells)
+        words = self._memory.words
+        at = reached(words, self._memory.cells)
         return count - at - 1 if words[GROUP] == group and at != IDLE else 0

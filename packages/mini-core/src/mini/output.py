@@ -125,6 +125,7 @@ class Outbox:
         self._wanted = threading.Event()
         self._flusher = None
         self._latest, self._printed = {}, []
+        _captured.clear()  # what the copy prints goes where the worker's own prints go
 
     def close(self) -> None:
         """Send what waits and let the helper thread end."""

@@ -10,7 +10,6 @@ import marshal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
 from functools import partial
 from types import FunctionType
 from typing import Any, Protocol
@@ -19,37 +18,43 @@ from . import wire
 from .context import RunningGroup, enter_group
 from .errors import SerializationError
 from .failure import Failure
-from .journal import AT, BASE, GROUP, IDLE, STARTED, Column, Journal, JournalFile, reached
+from .journal import AT, BASE, GROUP, IDLE, STARTED, Column, Journal, Memory, reached
 from .output import Outbox
 from .wire import Frames
 
 __all__ = ["GroupHead", "Host", "Program", "ProgramHead", "Worker"]
 
 
-@dataclass(slots=True)
 class ProgramHead:
     """What a worker must know of a program before it unpickles it."""
 
-    flow: str
-    mode: str
-    timed: bool
-    apparatus: str
-    data_dir: str | None
-    credit: int
+    __slots__ = ("apparatus", "credit", "data_dir", "flow", "mode", "timed")
+
+    def __init__(
+        self, flow: str, mode: str, timed: bool, apparatus: str, data_dir: str | None, credit: int
+    ) -> None:
+        self.flow = flow
+        self.mode = mode
+        self.timed = timed
+        self.apparatus = apparatus
+        self.data_dir = data_dir
+        self.credit = credit
 
     def pack(self) -> tuple[Any, ...]:
         return (self.flow, self.mode, self.timed, self.apparatus, self.data_dir, self.credit)
 
 
-@dataclass(slots=True)
 class GroupHead:
     """Which calls a payload holds: `count` of them, from input `start` on."""
 
-    group: int
-    flow: str
-    start: int
-    count: int
-    attempt: int
+    __slots__ = ("attempt", "count", "flow", "group", "start")
+
+    def __init__(self, group: int, flow: str, start: int, count: int, attempt: int) -> None:
+        self.group = group
+        self.flow = flow
+        self.start = start
+        self.count = count
+        self.attempt = attempt
 
     def pack(self) -> tuple[Any, ...]:
         return (self.group, self.flow, self.start, self.count, self.attempt)
@@ -181,26 +186,16 @@ class Worker:
     Args:
         host: takes the outcomes.
         outbox: takes what calls print and emit.
-        words, column, file: memory for the journal, of at least `WORDS` unsigned 64-bit words, `COLUMN_BYTES` bytes
-            and `FILE_BYTES` bytes; see `mini.journal`.
+        memory: for the journal.
         process_wide: this worker is alone in its process, so its threads' output belongs to its call too.
     """
 
-    def __init__(
-        self,
-        host: Host,
-        outbox: Outbox,
-        words: memoryview[int],
-        column: memoryview[int],
-        file: JournalFile,
-        *,
-        process_wide: bool,
-    ) -> None:
+    def __init__(self, host: Host, outbox: Outbox, memory: Memory, *, process_wide: bool) -> None:
         self.host = host
         self.outbox = outbox
-        self.words = words
-        self.column = Column(column)
-        self.file = file
+        self.words = memory.words
+        self.column = Column(memory.column)
+        self.file = memory.file
         self.process_wide = process_wide
         self.rows: Iterator[Any] = iter(())
         """The calls of the current group that have not started; whoever exhausts it has taken them back."""

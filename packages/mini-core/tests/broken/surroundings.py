@@ -73,7 +73,7 @@ class TellsAnotherName(LocalApparatus):
 
     def _flow(self, *args: Any, **how: Any) -> Any:
         flow, engine = super()._flow(*args, **how)
-        flow.task.head = replace(flow.task.head, apparatus=f"mini-{self.name}")
+        flow.task.head.apparatus = f"mini-{self.name}"
         return flow, engine
 
 

@@ -12,7 +12,7 @@ import os
 import struct
 from enum import IntEnum
 
-from ..journal import COLUMN_BYTES, FILE_BYTES, WORDS
+from ..journal import COLUMN_BYTES, FILE_BYTES, WORDS, Memory
 
 __all__ = ["CONTROL", "FLOW_ID_SIZE", "MEMORY_BYTES", "Data", "JournalMemory", "Order", "anonymous_file"]
 
@@ -21,24 +21,21 @@ class Data(IntEnum):
     """Messages on the data connection; each names its frames."""
 
     # to the worker
-    PROGRAM = 1  # marshal(program head, frame sizes), then the frames unless they come as a constant
-    GROUP = 2  # marshal(group head), payload...
-    SINGLE = 3  # marshal(program head, group head, number of program frames), program..., payload...
+    GROUP = 1  # what `MessageCarrier.pack` made of a group
+    SINGLE = 2  # the same, and nothing more is expected to come soon
+    PROGRAM = 3  # marshal(program head, frame sizes); the frames come as a constant
     FORGET = 4  # flow id
     STOP = 5
     # from the worker
-    PART = 6  # marshal(group, elapsed ns or None), part...
-    REPORTS = 7  # pickle of a list of reports
-    RETURNED = 8  # marshal(group, number of calls at its end that will not be run)
+    SAID = 6  # what its `Station` sends
 
 
 class Order(IntEnum):
     """Orders on the control connection, each with a flow id and a number."""
 
     CONSTANT = 1  # a file descriptor comes along: the program's frames; number: bytes
-    STEAL = 2  # number: a group; give back the calls of it that have not started
-    CREDIT = 3  # number: how many more items of the stream may be sent
-    END_STREAM = 4
+    GIVE_BACK = 2  # number: a group
+    CREDIT = 3  # number: how many more items of the stream may be sent; 0 ends it
 
 
 FLOW_ID_SIZE = 16
@@ -49,22 +46,20 @@ _FILE_OFFSET = _COLUMN_OFFSET + COLUMN_BYTES
 MEMORY_BYTES = _FILE_OFFSET + FILE_BYTES
 
 
-class JournalMemory:
+class JournalMemory(Memory):
     """The memory of a worker's journal, mapped from a descriptor that worker and pool share."""
 
     def __init__(self, fd: int) -> None:
-        self._map = mmap.mmap(fd, _FILE_OFFSET)
-        self._whole = memoryview(self._map)
-        self.words = self._whole[: 8 * WORDS].cast("Q")
-        self.column = self._whole[_COLUMN_OFFSET:]
-        self.cells = self.column.cast("Q")
-        self.file = mmap.mmap(fd, FILE_BYTES, offset=_FILE_OFFSET)
+        self._maps = mmap.mmap(fd, _FILE_OFFSET), mmap.mmap(fd, FILE_BYTES, offset=_FILE_OFFSET)
+        self._whole = memoryview(self._maps[0])
+        words = self._whole[: 8 * WORDS].cast("Q")
+        super().__init__(words, self._whole[_COLUMN_OFFSET:], self._maps[1])
 
     def close(self) -> None:
         for view in (self.words, self.cells, self.column, self._whole):
             view.release()
-        self._map.close()
-        self.file.close()
+        for memory in self._maps:
+            memory.close()
 
 
 def anonymous_file(name: str, size: int) -> int:

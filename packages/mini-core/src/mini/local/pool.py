@@ -10,7 +10,6 @@ import contextlib
 import io
 import marshal
 import os
-import pickle
 import selectors
 import signal
 import socket
@@ -23,9 +22,11 @@ from functools import partial
 from pathlib import Path
 
 from .. import wire
-from ..carrier import Broken, Carrier, Event, Group, Lost, Outcomes, Reports, Returned, Task
+from ..adapter import MessageCarrier
+from ..carrier import Broken, Event, Group, Lost, Outcomes, Task
 from ..errors import BackendUnavailable, FailureKind
 from ..journal import GROUP, IDLE, READY, STARTED, Peek, reached, saved_parts
+from ..station import SLOW_SECONDS
 from .channel import Channel
 from .messages import CONTROL, MEMORY_BYTES, Data, JournalMemory, Order, anonymous_file
 from .wait import Wait
@@ -34,9 +35,6 @@ __all__ = ["ProcessPool"]
 
 CONSTANT_BYTES = 256 << 10
 """Programs from this size on are put into shared memory once instead of being sent to each worker."""
-PEEK_SECONDS = 0.01
-"""A group that takes longer has what is finished of it read from its worker's journal."""
-STEAL_SECONDS = 0.01
 START_FAILURES = 3
 START_SECONDS = 60.0
 """How long a worker may take to start, with whatever the environment's site packages do then."""
@@ -57,7 +55,6 @@ class ProcessWorker:
         """When the first of `groups` became the first."""
         self.known: set[str] = set()
         self.born = time.monotonic()
-        self.stealing = False
         self.orders: deque[tuple[bytes, int]] = deque()
         """Orders that the control connection could not take yet, each with a descriptor to send or -1."""
         self.verdict: tuple[FailureKind, str] | None = None
@@ -69,7 +66,7 @@ class ProcessWorker:
             undo.callback(os.close, memory)
             self.memory = JournalMemory(memory)
             self.words = self.memory.words
-            self.peek = Peek(self.words, self.memory.cells, self.memory.file)
+            self.peek = Peek(self.memory)
             ours, theirs = socket.socketpair()
             undo.callback(theirs.close)
             control, their_control = socket.socketpair()
@@ -112,9 +109,6 @@ class ProcessWorker:
         """Whether it runs a call of `group` right now. Only sure while it is stopped."""
         return self.words[GROUP] == group.id and reached(self.words, self.memory.cells) < group.count
 
-    def saved(self) -> wire.Frames:
-        return saved_parts(self.words, self.memory.cells, self.memory.file)
-
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGKILL)
@@ -138,8 +132,8 @@ def _command(fds: tuple[int, int, int]) -> list[str]:
     return [sys.executable, *flags, "-c", code]
 
 
-class ProcessPool(Carrier):
-    """Carries groups to worker processes on this machine.
+class ProcessPool(MessageCarrier):
+    """Carries groups to worker processes on this machine, and reads their journals.
 
     Args:
         width: the most workers at the same time.
@@ -150,6 +144,8 @@ class ProcessPool(Carrier):
         super().__init__(width)
         self._env = env
         self._workers: list[ProcessWorker] = []
+        self._at: dict[int, ProcessWorker] = {}
+        """Who has which group, by its id."""
         self._selector: selectors.BaseSelector | None = None
         self._wake_ends: tuple[socket.socket, socket.socket] | None = None
         self._constants: dict[str, int] = {}
@@ -185,17 +181,18 @@ class ProcessPool(Carrier):
         if not worker.groups:
             worker.since = time.monotonic()
         worker.groups.append(group)
-        task, head = group.task, group.head().pack()
+        self._at[group.id] = worker
+        task = group.task
+        kind, program, constant = Data.SINGLE, True, False
+        if not task.single:
+            kind, program = Data.GROUP, task.id not in worker.known
+            worker.known.add(task.id)
+            constant = program and task.program.nbytes >= CONSTANT_BYTES
+        message = self.pack(group, program=program and not constant)
         try:
-            if task.single:
-                frames = task.program.frames
-                first = marshal.dumps((task.head.pack(), head, len(frames)))
-                done = worker.channel.send(Data.SINGLE, [first, *frames, *group.payload])
-            else:
-                if task.id not in worker.known:
-                    worker.known.add(task.id)
-                    self._send_program(worker, task)
-                done = worker.channel.send(Data.GROUP, [marshal.dumps(head), *group.payload])
+            if constant:
+                self._send_constant(worker, task)
+            done = worker.channel.send(kind, message)
         except OSError:
             return worker.label  # it is gone: the next poll reads the end of file and returns the group
         if not done:
@@ -217,11 +214,8 @@ class ProcessPool(Carrier):
         self._selector.register(worker.channel.sock, _READ, worker)
         return worker
 
-    def _send_program(self, worker: ProcessWorker, task: Task) -> None:
+    def _send_constant(self, worker: ProcessWorker, task: Task) -> None:
         program = task.program
-        if program.nbytes < CONSTANT_BYTES:
-            worker.channel.send(Data.PROGRAM, [marshal.dumps((task.head.pack(), [])), *program.frames])
-            return
         sizes = [memoryview(f).nbytes for f in program.frames]
         fd = self._constants.get(task.id)
         if fd is None:
@@ -280,29 +274,17 @@ class ProcessPool(Carrier):
             except EOFError:
                 self._bury(worker, events)
                 return
-            for kind, frames in messages:
-                self._read(worker, kind, frames, events)
+            for _, frames in messages:
+                self._add(events, frames)
 
-    def _read(self, worker: ProcessWorker, kind: int, frames: wire.Frames, events: list[Event]) -> None:
-        if kind == Data.PART:
-            number, elapsed = marshal.loads(frames[0])
-            group = next((g for g in worker.groups if g.id == number), None)
-            if group is None:
-                return
-            if elapsed is not None:
-                worker.groups.remove(group)
-                worker.since = time.monotonic()
-            events.append(Outcomes(group, frames[1:], elapsed))
-        elif kind == Data.REPORTS:
-            events.append(Reports(pickle.loads(frames[0], buffers=frames[1:])))
-        elif kind == Data.RETURNED:
-            worker.stealing = False
-            number, count = marshal.loads(frames[0])
-            group = next((g for g in worker.groups if g.id == number), None)
-            if group is not None and count:
-                if count >= group.count:
-                    worker.groups.remove(group)
-                events.append(Returned(group, count))
+    def _add(self, events: list[Event], message: wire.Frames | Event) -> None:
+        if (event := self.read(message)) is not None:
+            events.append(event)
+
+    def ended(self, group: Group) -> None:
+        worker = self._at.pop(group.id)
+        worker.groups.remove(group)
+        worker.since = time.monotonic()
 
     def _bound(self) -> float | None:
         """Seconds until something has to be looked after even if nothing arrives."""
@@ -316,14 +298,14 @@ class ProcessPool(Carrier):
             if not worker.words[READY]:
                 due.append(max(0.01, worker.born + START_SECONDS - now))
             if len(worker.groups) > 1 or group.count > 1:
-                due.append(PEEK_SECONDS)
+                due.append(SLOW_SECONDS)
             if group.task.timeout is not None:
                 started = worker.words[STARTED] / 1e9
                 due.append(max(0.001, started + group.task.timeout - now) if started else 0.02)
             if group.task.id in self._doomed:
                 due.append(max(0.001, self._doomed[group.task.id] - now))
             if worker.orders:
-                due.append(PEEK_SECONDS)
+                due.append(SLOW_SECONDS)
             bound = min([*due, bound] if bound is not None else due, default=bound)
         return bound
 
@@ -349,7 +331,7 @@ class ProcessPool(Carrier):
                     )
             if self._doomed.get(group.task.id, now) < now:
                 self._execute(worker, group, None, "cancelled", "cancelled while it ran")
-            if group.count > 1 and now - worker.since > PEEK_SECONDS:
+            if group.count > 1 and now - worker.since > SLOW_SECONDS:
                 self._peek(worker, group, events)
 
     def _execute(
@@ -382,14 +364,15 @@ class ProcessPool(Carrier):
             worker.process.wait()
         kind, reason = worker.verdict or self._cause(worker)
         begun, at = worker.words[GROUP], reached(worker.words, worker.memory.cells)
-        for place, group in enumerate(worker.groups):
+        groups = list(worker.groups)
+        for place, group in enumerate(groups):
             running = -1
             if place == 0 and begun == group.id and at != IDLE:
-                if part := worker.saved():
+                if part := saved_parts(worker.memory):
                     events.append(Outcomes(group, part, None))
                 running = at if at < group.count else -1
-            events.append(Lost(group, running, reason, kind))
-        if worker.words[READY] or worker.verdict is not None or not worker.groups:
+            self._add(events, Lost(group, running, reason, kind))
+        if worker.words[READY] or worker.verdict is not None or not groups:
             self._failed_starts = 0
         else:
             self._failed_starts += 1
@@ -439,29 +422,22 @@ class ProcessPool(Carrier):
 
     def steal(self) -> None:
         workers = self._workers
-        if (len(workers) == self.width and all(w.groups for w in workers)) or any(
-            w.stealing for w in workers
-        ):
+        if self.unanswered or (len(workers) == self.width and all(w.groups for w in workers)):
             return
         now = time.monotonic()
         busiest = None
         for worker in self._workers:
-            if not worker.groups or now - worker.since < STEAL_SECONDS:
+            if not worker.groups or now - worker.since < SLOW_SECONDS:
                 continue
             group = worker.groups[-1]
             left = group.count if len(worker.groups) > 1 else worker.peek.left(group.id, group.count)
             if left > 0 and (busiest is None or left > busiest[0]):
-                busiest = (left, worker, group)
+                busiest = (left, group)
         if busiest is not None:
-            _, worker, group = busiest
-            worker.stealing = True
-            worker.order(Order.STEAL, number=group.id)
+            self.ask(busiest[1])
 
-    def retract(self, task: Task) -> None:
-        for worker in self._workers:
-            for group in worker.groups:
-                if group.task is task and task.head.mode != "stream":
-                    worker.order(Order.STEAL, number=group.id)
+    def give_back(self, group: Group) -> None:
+        self._at[group.id].order(Order.GIVE_BACK, number=group.id)
 
     def doom(self, task: Task, grace: float) -> None:
         if any(group.task is task for worker in self._workers for group in worker.groups):
@@ -482,9 +458,10 @@ class ProcessPool(Carrier):
     def credit(self, task: Task, count: int) -> None:
         for worker in self._workers:
             if any(group.task is task for group in worker.groups):
-                worker.order(Order.CREDIT if count else Order.END_STREAM, task.id, count)
+                worker.order(Order.CREDIT, task.id, count)
 
     def close(self, *, kill: bool) -> None:
+        super().close(kill=kill)
         workers, self._workers = self._workers, []
         for worker in workers:
             if kill or worker.groups:
@@ -500,23 +477,17 @@ class ProcessPool(Carrier):
                 worker.kill()
                 worker.process.wait()
             worker.close()
-        if self._selector is not None:
-            self._selector.close()
-            self._selector = None
-        for end in self._wake_ends or ():
-            end.close()
-        self._wake_ends = None
-        for fd in self._constants.values():
-            os.close(fd)
-        self._constants.clear()
-        self._doomed.clear()
-        self._events.clear()
+        self._let_go()
 
     def abandon(self) -> None:
         for worker in self._workers:
             worker.process.returncode = 0  # not our child: nothing to wait for
             worker.close()
         self._workers = []
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Close what there is besides workers."""
         if self._selector is not None:
             self._selector.close()
             self._selector = None
@@ -526,6 +497,9 @@ class ProcessPool(Carrier):
         for fd in self._constants.values():
             os.close(fd)
         self._constants.clear()
+        self._at.clear()
+        self._doomed.clear()
+        self._events.clear()
 
 
 def _write_all(file: io.FileIO, data: memoryview) -> None:
