@@ -140,6 +140,17 @@ class Carrier(ABC):
         self.lock = threading.RLock()
         self.on_reports: Callable[[list[Report]], None] | None = None
 
+    def keep(self, task: Task) -> None:
+        """Copy what the frames of `task.program` have in common with the caller, who goes on and may change it.
+
+        Called without the lock, before any group of `task`, unless the caller waits for its end. `forget` follows.
+
+        Raises:
+            BackendUnavailable: there is no room for it.
+        """
+        program = task.program
+        program.frames = [bytearray(f) if isinstance(f, memoryview) else f for f in program.frames]
+
     @abstractmethod
     def room(self, task: Task) -> int:
         """How many more groups of `task` it would take now."""

@@ -547,15 +547,16 @@ class Apparatus(ABC):
             raise RuntimeError("this apparatus is closed; make a new one")
         options = self._options
         timed = options.timeout is not None
-        # First, so that the first worker starts while the function is pickled.
-        engine = self._runtime.engine(self._carrier_key(options), partial(self._open_carrier, options))
-        program = wire.pack_program(fn, kwargs, self._hooks, mode=mode, timed=timed, copy=copy)
+        program = wire.pack_program(fn, kwargs, self._hooks, mode=mode, timed=timed)
         flow_id = _engine.new_flow_id()
         credit = options.window or STREAM_AHEAD
         head = ProgramHead(flow_id, mode, timed, self.name, self.worker_data_dir, credit)
         task = Task(head, program, single, options.timeout)
         status = FlowStatus(flow_id, program.name, None, time.monotonic())
         flow = Flow(task, Source(((),)), status, progress=options.progress, live_logs=options.logs or False)
+        engine = self._runtime.engine(self._carrier_key(options), partial(self._open_carrier, options))
+        if copy:
+            engine.carrier.keep(task)
         return flow, engine
 
 

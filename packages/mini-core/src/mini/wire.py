@@ -16,8 +16,9 @@ import io
 import marshal
 import pickle
 import reprlib
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate
+from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from .errors import SerializationError
@@ -157,24 +158,35 @@ def pack_program(
     *,
     mode: str = "call",
     timed: bool = False,
-    copy: bool = True,
 ) -> Program:
-    """Pickle what a map's calls share.
+    """Pickle what a map's calls share. Large buffers are not copied: what the caller does to them shows.
 
     Raises:
         SerializationError: the function, a constant or a hook cannot be pickled; names the part that failed.
     """
     name = function_name(fn)
+    kwargs = dict(kwargs or {})
+    if _is_found_by_name(fn) and not hooks and ATOMS.issuperset(map(type, kwargs.values())):
+        return Program(name, [pickle.dumps((fn, kwargs, ()), PROTOCOL)], mode, timed)
     try:
-        data, buffers = dumps((fn, dict(kwargs or {}), tuple(hooks)))
+        data, buffers = dumps((fn, kwargs, tuple(hooks)))
     except BaseException as exc:
         if isinstance(exc, KeyboardInterrupt | MemoryError):
             raise
-        _explain(
-            exc, [("function", fn, name), *(("argument", v, k) for k, v in (kwargs or {}).items())], hooks
-        )
+        _explain(exc, [("function", fn, name), *(("argument", v, k) for k, v in kwargs.items())], hooks)
         raise
-    return Program(name, [data, *raw(buffers, copy=copy)], mode, timed)
+    return Program(name, [data, *raw(buffers, copy=False)], mode, timed)
+
+
+def _is_found_by_name(fn: object) -> bool:
+    """Whether cloudpickle, too, would only store module and name of `fn`; then it need not be asked, nor loaded."""
+    if not isinstance(fn, FunctionType | BuiltinFunctionType) or fn.__module__ in (None, "__main__"):
+        return False
+    loaded = sys.modules.get("cloudpickle")
+    if loaded is not None and loaded.list_registry_pickle_by_value():
+        return False
+    module = sys.modules.get(fn.__module__)
+    return module is not None and getattr(module, fn.__qualname__, None) is fn
 
 
 def _explain(
@@ -453,8 +465,3 @@ def _unreadable(exc: BaseException) -> Failure:
     )
     error.__cause__ = exc
     return Failure.of(error, "serialization")
-
-
-def offsets(sizes: Iterable[int]) -> list[int]:
-    """Start offset of each frame, and the end: for carriers that lay frames out in one block of memory."""
-    return [0, *accumulate(sizes)]

@@ -113,9 +113,7 @@ class LocalApparatus(Apparatus):
     def _open_carrier(self, options: Options) -> Carrier:
         width = options.max_workers or usable_cores()
         if self.workers == "process":
-            pool = ProcessPool(width, {**_thread_limits(width), **(options.env or {})})
-            pool.prepare()
-            return pool
+            return ProcessPool(width, {**_thread_limits(width), **(options.env or {})})
         return InlineCarrier() if self.workers == "inline" else ThreadCarrier(width)
 
 

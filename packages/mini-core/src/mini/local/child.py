@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import faulthandler
 import marshal
-import mmap
 import os
 import signal
 import socket
 import sys
 import threading
 from functools import partial
-from itertools import pairwise
 from queue import SimpleQueue
 
-from .. import wire
 from ..journal import READY
 from ..station import Station
 from ..wire import Frames
 from .channel import Channel
-from .messages import CONTROL, Data, JournalMemory, Order
+from .messages import CONTROL, Data, Order
+from .shared import JournalMemory, map_privately, pieces
+from .slots import WorkerSlots
 from .wait import Wait
 
 __all__ = ["main"]
@@ -48,6 +47,7 @@ class Child:
         self._channel = Channel(data)
         self._control = control
         self._station = Station(self._send, alone=True, memory=memory)
+        self._slots = WorkerSlots(lambda fd: socket.send_fds(control, [b"\0"], [fd]))
         self._constants: SimpleQueue[tuple[int, int]] = SimpleQueue()
         """Descriptors of shared memory and its sizes, from the control thread to the main thread."""
 
@@ -79,15 +79,15 @@ class Child:
     def _constant(self, sizes: list[int]) -> Frames:
         """Map the frames of a program that came as shared memory; writing to them stays in this process."""
         fd, size = self._constants.get()
-        flags = mmap.MAP_PRIVATE
-        memory = memoryview(mmap.mmap(fd, size, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE))
-        os.close(fd)
-        at = wire.offsets(sizes)
-        return [memory[begin:end] for begin, end in pairwise(at)]
+        return pieces(memoryview(map_privately(fd, size)), sizes)
 
     def _send(self, message: Frames) -> None:
         try:
-            self._channel.send(Data.SAID, message)
+            if (placed := self._slots.place(message)) is not None:
+                where, others = placed
+                self._channel.send(Data.PLACED, [marshal.dumps(where), *others])
+            else:
+                self._channel.send(Data.SAID, message)
         except OSError:  # the pool is gone; the control thread ends this process
             threading.Event().wait(2 * ORPHAN_GRACE)
             os._exit(1)
@@ -114,6 +114,8 @@ class Child:
                     self._constants.put((fds.pop(), number))
                 elif op == Order.CREDIT:
                     self._station.credit(flow.rstrip(b"\0").decode(), number)
+                elif op == Order.RELEASE:
+                    self._slots.release(number)
                 else:
                     self._station.give_back(number)
         end = threading.Timer(ORPHAN_GRACE, os._exit, [1])

@@ -7,7 +7,7 @@ that it shares with the pool, so that a dead worker costs the call it was runnin
 from __future__ import annotations
 
 import contextlib
-import io
+import errno
 import marshal
 import os
 import selectors
@@ -28,7 +28,9 @@ from ..errors import BackendUnavailable, FailureKind
 from ..journal import GROUP, IDLE, READY, STARTED, Peek, reached, saved_parts
 from ..station import SLOW_SECONDS
 from .channel import Channel
-from .messages import CONTROL, MEMORY_BYTES, Data, JournalMemory, Order, anonymous_file
+from .messages import CONTROL, Data, Order
+from .shared import MEMORY_BYTES, JournalMemory, anonymous_file, offsets, write_frames
+from .slots import PoolSlots
 from .wait import Wait
 
 __all__ = ["ProcessPool"]
@@ -57,6 +59,7 @@ class ProcessWorker:
         self.born = time.monotonic()
         self.orders: deque[tuple[bytes, int]] = deque()
         """Orders that the control connection could not take yet, each with a descriptor to send or -1."""
+        self.slots = PoolSlots()
         self.verdict: tuple[FailureKind, str] | None = None
         """Why the pool killed it."""
         self.watched = _READ
@@ -105,6 +108,13 @@ class ProcessWorker:
             else:
                 self.orders.popleft()
 
+    def receive_fd(self) -> int:
+        """The descriptor that the worker has sent."""
+        _, fds, _, _ = socket.recv_fds(self.control, 1, 1)
+        if not fds:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return fds[0]
+
     def is_at(self, group: Group) -> bool:
         """Whether it runs a call of `group` right now. Only sure while it is stopped."""
         return self.words[GROUP] == group.id and reached(self.words, self.memory.cells) < group.count
@@ -148,7 +158,8 @@ class ProcessPool(MessageCarrier):
         """Who has which group, by its id."""
         self._selector: selectors.BaseSelector | None = None
         self._wake_ends: tuple[socket.socket, socket.socket] | None = None
-        self._constants: dict[str, int] = {}
+        self._constants: dict[str, tuple[int, list[int]]] = {}
+        """Files with the frames of large programs, and the sizes of these, by flow."""
         self._doomed: dict[str, float] = {}
         self._failed_starts = 0
         self._started = 0
@@ -159,10 +170,19 @@ class ProcessPool(MessageCarrier):
 
     # --- carrying groups out ---
 
-    def prepare(self) -> None:
-        """Start a worker ahead of the first group."""
-        with contextlib.suppress(OSError):  # `start` will find out, and has somebody to tell
-            self._spawn()
+    def keep(self, task: Task) -> None:
+        program = task.program
+        if task.single or program.nbytes < CONSTANT_BYTES:
+            super().keep(task)
+            return
+        try:
+            self._constants[task.id] = write_frames("constant", program.frames)
+        except OSError as exc:
+            message = f"no room for {program.nbytes / 1e6:.0f} MB that all calls share: {exc}"
+            raise BackendUnavailable(
+                f"{message}; free memory, or have the calls read it from a file"
+            ) from exc
+        program.frames = []
 
     def room(self, task: Task) -> int:
         depth = 2 if task.quick else 1
@@ -175,8 +195,7 @@ class ProcessPool(MessageCarrier):
             try:
                 worker = self._spawn()
             except OSError as exc:
-                self._events.append(Broken(_cannot_start(exc)))
-                self.wake()
+                self._break(_cannot_start(exc))
                 return "worker"
         if not worker.groups:
             worker.since = time.monotonic()
@@ -187,17 +206,28 @@ class ProcessPool(MessageCarrier):
         if not task.single:
             kind, program = Data.GROUP, task.id not in worker.known
             worker.known.add(task.id)
-            constant = program and task.program.nbytes >= CONSTANT_BYTES
+            constant = program and task.id in self._constants
         message = self.pack(group, program=program and not constant)
         try:
             if constant:
-                self._send_constant(worker, task)
+                fd, sizes = self._constants[task.id]
+                try:
+                    fd = os.dup(fd)
+                except OSError as exc:
+                    self._break(_no_memory(exc))
+                    return worker.label
+                worker.order(Order.CONSTANT, number=offsets(sizes)[-1], fd=fd)
+                worker.channel.send(Data.PROGRAM, [marshal.dumps((task.head.pack(), sizes))])
             done = worker.channel.send(kind, message)
         except OSError:
             return worker.label  # it is gone: the next poll reads the end of file and returns the group
         if not done:
             self._watch(worker, _READ | _WRITE)
         return worker.label
+
+    def _break(self, error: BackendUnavailable) -> None:
+        self._events.append(Broken(error))
+        self.wake()
 
     def _spawn(self) -> ProcessWorker:
         if self._selector is None:
@@ -213,18 +243,6 @@ class ProcessPool(MessageCarrier):
         self._workers.append(worker)
         self._selector.register(worker.channel.sock, _READ, worker)
         return worker
-
-    def _send_constant(self, worker: ProcessWorker, task: Task) -> None:
-        program = task.program
-        sizes = [memoryview(f).nbytes for f in program.frames]
-        fd = self._constants.get(task.id)
-        if fd is None:
-            fd = self._constants[task.id] = anonymous_file("constant", sum(sizes))
-            with io.FileIO(os.dup(fd), "w") as file:
-                for frame in program.frames:
-                    _write_all(file, memoryview(frame))
-        worker.order(Order.CONSTANT, task.id, sum(sizes), os.dup(fd))
-        worker.channel.send(Data.PROGRAM, [marshal.dumps((task.head.pack(), sizes))])
 
     def _watch(self, worker: ProcessWorker, events: int) -> None:
         if worker.watched != events and self._selector is not None:
@@ -274,7 +292,14 @@ class ProcessPool(MessageCarrier):
             except EOFError:
                 self._bury(worker, events)
                 return
-            for _, frames in messages:
+            for kind, frames in messages:
+                if kind == Data.PLACED:
+                    try:
+                        frames = worker.slots.take(marshal.loads(frames[0]), frames[1:], worker.receive_fd)
+                    except OSError as exc:
+                        worker.kill()
+                        events.append(Broken(_no_memory(exc)))
+                        continue
                 self._add(events, frames)
 
     def _add(self, events: list[Event], message: wire.Frames | Event) -> None:
@@ -312,6 +337,8 @@ class ProcessPool(MessageCarrier):
     def _look_after(self, events: list[Event]) -> None:
         now = time.monotonic()
         for worker in list(self._workers):
+            while worker.slots.released:
+                worker.order(Order.RELEASE, number=worker.slots.released.popleft())
             if worker.orders:
                 worker.send_orders()
             if not worker.groups:
@@ -445,9 +472,8 @@ class ProcessPool(MessageCarrier):
             self.wake()
 
     def forget(self, task: Task) -> None:
-        fd = self._constants.pop(task.id, None)
-        if fd is not None:
-            os.close(fd)
+        if task.id in self._constants:
+            os.close(self._constants.pop(task.id)[0])
         for worker in self._workers:
             if task.id in worker.known:
                 worker.known.discard(task.id)
@@ -494,18 +520,12 @@ class ProcessPool(MessageCarrier):
         for end in self._wake_ends or ():
             end.close()
         self._wake_ends = None
-        for fd in self._constants.values():
+        for fd, _ in self._constants.values():
             os.close(fd)
         self._constants.clear()
         self._at.clear()
         self._doomed.clear()
         self._events.clear()
-
-
-def _write_all(file: io.FileIO, data: memoryview) -> None:
-    data = data.cast("B")
-    while data.nbytes:
-        data = data[file.write(data) :]
 
 
 def _await_stop(pid: int) -> None:
@@ -528,6 +548,12 @@ def _oom_kills() -> int:
 
 def _no_start(what: str) -> BackendUnavailable:
     return BackendUnavailable(f"{what}. Try it by hand: {sys.executable} -c 'import mini.local.child'")
+
+
+def _no_memory(exc: OSError) -> BackendUnavailable:
+    error = BackendUnavailable(f"memory cannot be shared with a worker process: {exc}")
+    error.__cause__ = exc
+    return error
 
 
 def _cannot_start(exc: OSError) -> BackendUnavailable:
