@@ -67,13 +67,14 @@ def test_every_kind_of_large_result(app: mini.LocalApparatus) -> None:
             {"a": np.full((512, 1024), k), "b": "x" * MIB},
         ][k % 4]
 
+    def is_all(k: int, result: Any) -> bool:
+        if isinstance(result, dict):
+            return bool((result["a"] == k).all()) and result["b"] == "x" * MIB
+        return bool((np.frombuffer(result, np.uint8) == k).all())
+
     for k, result in enumerate(app.map(make, range(12))):
         assert type(result) is [bytes, bytearray, np.ndarray, dict][k % 4]
-        if isinstance(result, dict):
-            assert (result["a"] == k).all()
-            assert result["b"] == "x" * MIB
-        else:
-            assert (np.frombuffer(result, np.uint8) == k).all()
+        assert is_all(k, result)
 
 
 def test_arrays_are_aligned_and_writable(app: mini.LocalApparatus) -> None:
@@ -103,13 +104,13 @@ def open_files(_: int = 0) -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def test_they_cost_no_descriptors(app: mini.LocalApparatus) -> None:
-    for _ in app.map(filled, [1] * 20, [3 * MIB] * 20):
-        pass
+def test_they_cost_few_descriptors(app: mini.LocalApparatus) -> None:
+    """One for each slot, of which each worker has four."""
     before = open_files(), max(app.map(open_files, range(8)))
-    kept = list(app.map(filled, [1] * 20, [3 * MIB] * 20))
-    assert (open_files(), max(app.map(open_files, range(8)))) == before
-    assert len(kept) == 20
+    kept = [list(app.map(filled, [1] * 20, [3 * MIB] * 20)) for _ in range(3)]
+    assert open_files() <= before[0] + 2 * 4
+    assert max(app.map(open_files, range(8))) <= before[1] + 4
+    assert sum(map(len, kept)) == 60
 
 
 def test_a_forked_copy_keeps_the_results_that_it_has(app: mini.LocalApparatus) -> None:
