@@ -15,7 +15,7 @@ from abc import abstractmethod
 from collections import deque
 
 from .carrier import Carrier, Event, Group, Lost, Outcomes, Reports, Returned, Task
-from .station import PART, REPORTS, SLOW_SECONDS, Station
+from .station import PART, REPORTS, STEAL_SECONDS, Station
 from .wire import Frames
 
 __all__ = ["MessageCarrier", "Station"]
@@ -83,7 +83,7 @@ class MessageCarrier(Carrier):
     def steal(self) -> None:
         if self.unanswered:
             return
-        late = time.monotonic() - SLOW_SECONDS
+        late = time.monotonic() - STEAL_SECONDS
         for group in self.groups.values():
             left = group.count - group.received - 1  # one runs
             if left > 0 and self._since[group.id] < late:
@@ -94,7 +94,7 @@ class MessageCarrier(Carrier):
     def poll(self, timeout: float | None) -> list[Event]:
         with self.lock:
             if any(group.count > 1 for group in self.groups.values()):  # perhaps there is something to steal
-                timeout = SLOW_SECONDS if timeout is None else min(timeout, SLOW_SECONDS)
+                timeout = STEAL_SECONDS if timeout is None else min(timeout, STEAL_SECONDS)
         with self._arrived:
             self._arrived.wait_for(lambda: self._mail or self._woken, timeout)
             mail = list(self._mail)

@@ -35,10 +35,10 @@ from .wire import Frames
 
 __all__ = ["Engine", "Flow", "Part", "Records"]
 
-GROUP_SECONDS = 0.004
+GROUP_SECONDS = 0.03
 """Calls are grouped until a group takes about this long: many times a round trip, too short to wait for."""
 GROUP_BYTES = 1 << 20
-QUICK_SECONDS = 0.02
+QUICK_SECONDS = 0.06
 """A worker gets its next group ahead of time if groups take less than this."""
 MOST_CHUNK = 2048
 CHUNK_GROWTH = 8
@@ -456,6 +456,10 @@ class Engine:
         count = min(GROUP_SECONDS / max(flow.mean, 1e-9), flow.last_chunk * CHUNK_GROWTH, flow.chunk)
         if flow.size:
             count = min(count, GROUP_BYTES / flow.size)
+        if (
+            total := flow.status.total
+        ) is not None:  # towards the end smaller ones, so that all workers end together
+            count = min(count, (total - flow.pulled) / (2 * self.carrier.width))
         # Groups for every worker to have one, to have one at hand, and one that is being consumed.
         count = min(count, window / (2 * self.carrier.width + 1), left)
         return min(max(1, int(count)), left)

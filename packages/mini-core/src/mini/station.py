@@ -15,10 +15,12 @@ from .output import Outbox, Report
 from .wire import Frames
 from .worker import GroupHead, Program, ProgramHead, Worker
 
-__all__ = ["PART", "REPORTS", "RETURNED", "SLOW_SECONDS", "Station"]
+__all__ = ["PART", "PEEK_SECONDS", "REPORTS", "RETURNED", "STEAL_SECONDS", "Station"]
 
-SLOW_SECONDS = 0.01
-"""Of a group that takes longer, what is finished is sent at once, and what has not started may go to another worker."""
+PEEK_SECONDS = 0.05
+"""Of a group that takes longer, what is finished is sent."""
+STEAL_SECONDS = 0.01
+"""Of a group that takes longer, what has not started may go to a worker that is idle."""
 
 # What a station says: marshal of (kind, group, number), then frames.
 PART = 1  # number: nanoseconds that the group took, or None if it goes on; frames: the part
@@ -194,7 +196,7 @@ class Station:
                 if self._closed:
                     return
                 head = self._running
-                if head is None or self._changed.wait_for(lambda: self._closed, SLOW_SECONDS):
+                if head is None or self._changed.wait_for(lambda: self._closed, PEEK_SECONDS):
                     continue
                 if self._running is not head:
                     continue

@@ -26,7 +26,7 @@ from ..adapter import MessageCarrier
 from ..carrier import Broken, Event, Group, Lost, Outcomes, Task
 from ..errors import BackendUnavailable, FailureKind
 from ..journal import GROUP, IDLE, READY, STARTED, Peek, reached, saved_parts
-from ..station import SLOW_SECONDS
+from ..station import PEEK_SECONDS, STEAL_SECONDS
 from .channel import Channel
 from .messages import CONTROL, Data, Order
 from .shared import MEMORY_BYTES, JournalMemory, anonymous_file, offsets, write_frames
@@ -314,6 +314,7 @@ class ProcessPool(MessageCarrier):
     def _bound(self) -> float | None:
         """Seconds until something has to be looked after even if nothing arrives."""
         now = time.monotonic()
+        idle = len(self._workers) < self.width or not all(worker.groups for worker in self._workers)
         bound: float | None = None
         for worker in self._workers:
             if not worker.groups:
@@ -322,15 +323,17 @@ class ProcessPool(MessageCarrier):
             due = []
             if not worker.words[READY]:
                 due.append(max(0.01, worker.born + START_SECONDS - now))
-            if len(worker.groups) > 1 or group.count > 1:
-                due.append(SLOW_SECONDS)
+            if group.count > 1:
+                due.append(PEEK_SECONDS)
+            if idle and (len(worker.groups) > 1 or group.count > 1):
+                due.append(STEAL_SECONDS)
             if group.task.timeout is not None:
                 started = worker.words[STARTED] / 1e9
                 due.append(max(0.001, started + group.task.timeout - now) if started else 0.02)
             if group.task.id in self._doomed:
                 due.append(max(0.001, self._doomed[group.task.id] - now))
             if worker.orders:
-                due.append(SLOW_SECONDS)
+                due.append(STEAL_SECONDS)
             bound = min([*due, bound] if bound is not None else due, default=bound)
         return bound
 
@@ -358,7 +361,7 @@ class ProcessPool(MessageCarrier):
                     )
             if self._doomed.get(group.task.id, now) < now:
                 self._execute(worker, group, None, "cancelled", "cancelled while it ran")
-            if group.count > 1 and now - worker.since > SLOW_SECONDS:
+            if group.count > 1 and now - worker.since > PEEK_SECONDS:
                 self._peek(worker, group, events)
 
     def _execute(
@@ -454,7 +457,7 @@ class ProcessPool(MessageCarrier):
         now = time.monotonic()
         busiest = None
         for worker in self._workers:
-            if not worker.groups or now - worker.since < SLOW_SECONDS:
+            if not worker.groups or now - worker.since < STEAL_SECONDS:
                 continue
             group = worker.groups[-1]
             left = group.count if len(worker.groups) > 1 else worker.peek.left(group.id, group.count)
