@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -40,6 +41,10 @@ def main() -> int:
     effort = QUICK if options.quick else FULL
     if options.rounds:
         effort = dataclasses.replace(effort, rounds=options.rounds)
+
+    # The pools that wait are stopped, and would stay so for ever.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
 
     where = report.machine()
     print("\n".join(where), flush=True)

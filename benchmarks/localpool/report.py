@@ -22,14 +22,13 @@ DISTRIBUTIONS = (
 
 METHOD = [
     "Every pool gets the same functions and the same data, each in a process of its own. In each round every pool is",
-    "measured once while the others are idle, so that whatever else the machine does hits all alike. Ratios are",
+    "measured once while the others are stopped, so that whatever else the machine does hits all alike. Ratios are",
     "taken within each round; *measured* is their median over the rounds, *spread* the least and the greatest.",
 ]
 READINGS = [
     "`import` is compared net of the bare interpreter, which is harder than with it. *At most a few thousand* inputs",
     "is read as 5000, *no growth* of memory as 5 MB. Ctrl-C is a SIGINT to the process group, as a terminal sends it.",
-    "The pools that wait are not quite idle (Ray and dask are a dozen processes), which is why two forked processes",
-    "that share nothing do not reach an efficiency of 1 either: theirs, below, is what there was to be had.",
+    "The pools that wait are stopped (SIGSTOP); Ray and dask are a dozen processes that are never quite idle.",
 ]
 COMPARED = [
     "Medians. `socketpair` is no pool: a child process that sends back 100 bytes, and, for the efficiency, two forked",
