@@ -53,6 +53,13 @@ class ClaimsToCancel(Claiming):
     capability = Capability.CANCEL_RUNNING
 
 
+@breaks("test_opt_02_more_than_there_is_is_refused", says="DID NOT RAISE")
+class ClaimsResources(Claiming):
+    """Declares `resources`, and reserves nothing."""
+
+    capability = Capability.RESOURCES
+
+
 @breaks("test_opt_06_is_there_at_import", says="assert a.run.value. ==")
 class ClaimsEnvironments(Claiming):
     """Declares `env`, and shares its environment with the caller."""

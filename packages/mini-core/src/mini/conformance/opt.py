@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ..capability import Capability
-from ..errors import JobTimeout, Unsupported, WorkerLost
+from ..errors import BackendUnavailable, JobTimeout, OptionError, Unsupported, WorkerLost
 from ..protocol import Apparatus
 from . import probes, subjects
 from .base import MakeApparatus, Suite, Supports, requires, when_declined
@@ -166,6 +166,16 @@ for option in ("cpu", "memory"):
 assert said("chunk") == said("window") == []
 """
         )
+
+    @requires(Capability.RESOURCES)
+    def test_opt_02_more_than_there_is_is_refused(self, apparatus: Apparatus) -> None:
+        """ "`cpu` (cores, float)"
+
+        A failure means that a call which asks for ten thousand cores runs anyhow, so that nothing was reserved for it,
+        or waits for ever. A backend that reserves nothing declines `resources`.
+        """
+        with pytest.raises((BackendUnavailable, OptionError)):
+            apparatus.w(cpu=10_000).run(abs, -1)
 
     # --- OPT-03 ---
 
