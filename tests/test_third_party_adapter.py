@@ -127,6 +127,7 @@ def test_it_keeps_the_contract(tested: Venv, dist: Dist, tmp_path: Path) -> None
         "env",
         "interrupt",
         "detached_jobs",
+        "resources",
     }
 
     shown = tested.run("-m", "mini.conformance", "report", report, cwd=tmp_path)

@@ -26,15 +26,19 @@ def resident(pid):
 def workers():
     return [pid for f in Path(f"/proc/{os.getpid()}/task").glob("*/children") for pid in f.read_text().split()]
 
+def shared_files():
+    return {path.name for path in Path("/dev/shm").iterdir()} if Path("/dev/shm").exists() else set()
+
+shared_before = shared_files()
+
 def measure():
     gc.collect()
-    shared = [p.name for p in Path("/dev/shm").iterdir()] if Path("/dev/shm").exists() else []
     return {
         "descriptors": len(os.listdir("/proc/self/fd")),
         "worker descriptors": sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in workers()),
         "threads": threading.active_count(),
         "processes": len(workers()),
-        "shared files": sorted(name for name in shared if "mini" in name or str(os.getpid()) in name),
+        "shared files": sorted(n for n in shared_files() - shared_before if "mini" in n or str(os.getpid()) in n),
         "memory": resident("self"),
         "worker memory": sum(map(resident, workers())),
     }

@@ -529,7 +529,8 @@ class Engine:
         return timeout
 
     def _show(self, flow: Flow) -> None:
-        from . import display  # only now: most calls never show anything
+        with wire.importing:
+            from . import display  # only now: most calls never show anything
 
         bars = display.enabled(flow.progress)
         if bars or flow.live_logs:
@@ -825,12 +826,6 @@ class Engine:
         self.carrier.abandon()
 
 
-def _before_fork() -> None:
-    # A thread that imports this while another forks leaves the import locked in the child, which needs it as well.
-    if _engines:
-        from . import pickling  # noqa: F401
-
-
 def _after_fork() -> None:
     global _id_prefix
     _id_prefix = os.urandom(4).hex() + "-"
@@ -843,7 +838,7 @@ def after_fork(callback: Callable[[], None]) -> None:
     os.register_at_fork(after_in_child=callback)
 
 
-os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def single_group(flow: Flow, payload: Frames) -> Group:

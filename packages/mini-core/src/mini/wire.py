@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import io
 import marshal
+import os
 import pickle
 import reprlib
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -34,6 +36,7 @@ __all__ = [
     "RowKind",
     "arguments",
     "dumps",
+    "importing",
     "join_frames",
     "loads",
     "make_pickler",
@@ -57,12 +60,20 @@ Frames = list[Frame]
 
 # --- pickling -------------------------------------------------------------------------------------------------------
 
+importing = threading.RLock()
+"""Held while a call imports a module late: what one thread imports while another forks stays locked in the child."""
+
+os.register_at_fork(
+    before=importing.acquire, after_in_parent=importing.release, after_in_child=importing.release
+)
+
 
 def make_pickler(
     file: Any, buffers: list[pickle.PickleBuffer] | None = None, *, returning: bool = False
 ) -> Pickler:
     """A pickler that writes to `file` and leaves large buffers out of it, in `buffers`."""
-    from .pickling import Pickler  # not earlier: see there
+    with importing:
+        from .pickling import Pickler  # not earlier: see there
 
     return Pickler(file, None if buffers is None else keep_large(buffers), returning=returning)
 
