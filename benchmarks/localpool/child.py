@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -160,6 +161,8 @@ class Driver:
             self.process.wait(limit)
         clear_away(list(self._seen.values()))
         self.process.wait()
+        for folder in Path("/dev/shm").glob(f"joblib_memmapping_folder_{self.process.pid}_*"):
+            shutil.rmtree(folder, ignore_errors=True)  # joblib's, which a killed process leaves
         os.close(self._replies)
         self._replies = -1
         self.log.close()
