@@ -78,6 +78,9 @@ class Notebook:
                     texts.append(content["data"]["text/plain"])
                     output.html.append(content["data"]["text/html"])
                 case "status" if content["execution_state"] == "idle":
+                    # While ipykernel sends this reply it can miss the next request: ipython/ipykernel#1554.
+                    while self._client.get_shell_msg(timeout=PATIENCE)["parent_header"].get("msg_id") != cell:
+                        pass
                     yield output
                     return
             yield output
