@@ -1,0 +1,138 @@
+"""The control plane: all services, and the sockets that they are reached by."""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grpclib import Status
+from grpclib.config import Configuration
+from grpclib.const import Handler
+from grpclib.server import Server
+
+from .rpc import Authorize, Caller, Router, fail
+from .runtime.choose import open_runtime
+from .services.apps import AppService
+from .services.blobs import BlobService
+from .services.calls import CallService
+from .services.containers import ContainerService
+from .services.dicts import DictService
+from .services.functions import FunctionService
+from .services.images import ImageService
+from .services.logs import LogService
+from .services.mounts import MountService
+from .services.queues import QueueService
+from .services.secrets import SecretService
+from .services.session import SessionService
+from .services.volumes import VolumeService
+from .store import Store
+
+if TYPE_CHECKING:
+    from .containers import Container
+    from .settings import Settings
+
+__all__ = ["ControlPlane"]
+
+WINDOW = 64 * 1024 * 1024  # bytes: what Modal's client uses
+CONFIG = Configuration(http2_connection_window_size=WINDOW, http2_stream_window_size=WINDOW)
+OPEN_TO_ALL = frozenset({"TokenFlowCreate", "TokenFlowWait"})
+"""What a client without a token may call: it is how it gets one."""
+
+
+class _Listener:
+    """The RPCs, as they are served on one socket."""
+
+    def __init__(self, router: Router, authorize: Authorize) -> None:
+        self._mapping = router.mapping(authorize)
+
+    def __mapping__(self) -> Mapping[str, Handler]:
+        return self._mapping
+
+
+class ControlPlane:
+    """Everything that a server has. `start` it in an event loop, and `stop` it there."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        for folder in (settings.work, settings.data, settings.cache):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.store = Store(settings.state / "state.sqlite" if settings.state else None)
+        self.runtime = open_runtime(settings)
+        # In the order in which they are started; they are stopped in the reverse.
+        self.session = SessionService(self)
+        self.blobs = BlobService(self)
+        self.secrets = SecretService(self)
+        self.mounts = MountService(self)
+        self.volumes = VolumeService(self)
+        self.dicts = DictService(self)
+        self.queues = QueueService(self)
+        self.images = ImageService(self)
+        self.logs = LogService(self)
+        self.apps = AppService(self)
+        self.functions = FunctionService(self)
+        self.calls = CallService(self)
+        self.containers = ContainerService(self)
+        self.services = (
+            self.session,
+            self.blobs,
+            self.secrets,
+            self.mounts,
+            self.volumes,
+            self.dicts,
+            self.queues,
+            self.images,
+            self.logs,
+            self.apps,
+            self.functions,
+            self.calls,
+            self.containers,
+        )
+        self.router = Router(self.services, lenient=settings.lenient)
+        self._server: Server | None = None
+
+    async def start(self, tls: ssl.SSLContext | None = None) -> int:
+        """Serve clients on a loopback port; returns it."""
+        for service in self.services:
+            await service.start()
+        self._server = Server([_Listener(self.router, self._client)], config=CONFIG)
+        await self._server.start("127.0.0.1", self.settings.port, ssl=tls)
+        assert self._server._server is not None and self._server._server.sockets
+        port: int = self._server._server.sockets[0].getsockname()[1]
+        return port
+
+    async def stop(self) -> None:
+        """End all containers and connections."""
+        for service in reversed(self.services):
+            await service.stop()
+        await self.runtime.close()
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+        self.store.close()
+
+    @contextlib.asynccontextmanager
+    async def socket_for(self, container: Container, path: Path):  # type: ignore[no-untyped-def]
+        """Serve one container on a unix socket of its own, which is what it is known by."""
+        server = Server([_Listener(self.router, lambda _, headers: Caller(container, headers))], config=CONFIG)
+        await server.start(path=str(path))
+        path.chmod(0o600)
+        try:
+            yield
+        finally:
+            server.close()
+            await server.wait_closed()
+            path.unlink(missing_ok=True)
+
+    def _client(self, name: str, headers: Mapping[str, str]) -> Caller:
+        if name not in OPEN_TO_ALL:
+            given = (headers.get("x-modal-token-id", ""), headers.get("x-modal-token-secret", ""))
+            wanted = (self.settings.token_id, self.settings.token_secret)
+            # Both are compared, whatever the first says, so that the time taken tells nothing.
+            same = [hmac.compare_digest(g.encode(), w.encode()) for g, w in zip(given, wanted, strict=True)]
+            if not all(same):
+                fail(Status.UNAUTHENTICATED, "the token is missing or unknown here: modal-emulator prints the right one")
+        return Caller(None, headers)

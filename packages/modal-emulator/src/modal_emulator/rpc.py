@@ -1,0 +1,196 @@
+"""How a remote procedure call finds its handler, and what is refused on the way there.
+
+A service marks its handlers with `@rpc`, giving the request's fields that it reads and those that make no difference
+here (`moot`). A field that is set and named in neither is refused: a program that asks for something gets it, or is
+told. Nested messages are declared with `declare`. Whatever no service handles answers UNIMPLEMENTED.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.message import Message
+from grpclib import GRPCError, Status
+from grpclib.const import Cardinality, Handler
+from grpclib.exceptions import StreamTerminatedError
+from google.protobuf.message_factory import GetMessageClass
+from modal_proto import api_pb2
+
+if TYPE_CHECKING:
+    from grpclib.server import Stream
+
+    from .containers import Container
+
+__all__ = ["Caller", "Router", "declare", "fail", "rpc", "snake"]
+
+log = logging.getLogger(__name__)
+
+Authorize = Callable[[str, Mapping[str, str]], "Caller"]
+F = TypeVar("F", bound=Callable[..., Any])
+
+SERVICE = api_pb2.DESCRIPTOR.services_by_name["ModalClient"]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls: a container of ours, or a client.
+
+    Attributes:
+        container: the container whose socket the call came in by; None for a client.
+        metadata: the call's headers.
+    """
+
+    container: Container | None
+    metadata: Mapping[str, str]
+
+    @property
+    def python(self) -> str:
+        """The minor version of the caller's Python, such as "3.12"; empty if it did not say."""
+        return ".".join(self.metadata.get("x-modal-python-version", "").split(".")[:2])
+
+    @property
+    def client_version(self) -> str:
+        return self.metadata.get("x-modal-client-version", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """The fields of a message that are read, and those that make no difference here."""
+
+    known: frozenset[str]
+
+    @classmethod
+    def of(cls, reads: str, moot: str) -> Fields:
+        return cls(frozenset((reads + " " + moot).split()))
+
+
+_nested: dict[Descriptor, Fields] = {}
+
+
+def declare(message: type[Message], reads: str = "", moot: str = "") -> None:
+    """Say which fields of a nested message are honoured; those of one that is not declared all are."""
+    names = Fields.of(reads, moot)
+    unknown = names.known - set(message.DESCRIPTOR.fields_by_name)
+    # An older client's protocol lacks what a newer one's has; a slip of the pen is caught by the tests.
+    _nested[message.DESCRIPTOR] = Fields(names.known - unknown)
+
+
+def rpc(reads: str = "", moot: str = "", partial: str = "") -> Callable[[F], F]:
+    """Mark a method as the handler of the RPC of its name: `volume_put_files2` handles VolumePutFiles2.
+
+    The handler takes (request, caller) and returns the response, or is an async generator of responses for RPCs that
+    stream.
+
+    Args:
+        reads: names of the request's fields that are honoured, separated by blanks.
+        moot: names of those that make no difference here.
+        partial: what is missing, for docs/reference/emulator-coverage.md; empty if nothing is.
+    """
+
+    def mark(function: F) -> F:
+        function.__rpc__ = (Fields.of(reads, moot), partial)  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def snake(name: str) -> str:
+    """FunctionGetOutputs -> function_get_outputs, VolumePutFiles2 -> volume_put_files2."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def fail(status: Status, message: str) -> NoReturn:
+    raise GRPCError(status, message)
+
+
+class Router:
+    """The table of all RPCs of Modal's protocol for grpclib, over the handlers of our services.
+
+    Attributes:
+        handlers: what is there, by the RPC's name.
+        counts: how often each RPC was called.
+    """
+
+    def __init__(self, services: Iterable[object], *, lenient: bool) -> None:
+        self.lenient = lenient
+        self.handlers: dict[str, Callable[[Any, Caller], Any]] = {}
+        self.counts: dict[str, int] = {}
+        self._fields: dict[Descriptor, Fields] = {}
+        self._said: set[str] = set()
+        by_snake = {snake(method.name): method for method in SERVICE.methods}
+        for service in services:
+            for name, function in inspect.getmembers(service, lambda member: hasattr(member, "__rpc__")):
+                if name not in by_snake:
+                    raise LookupError(f"{type(service).__name__}.{name}: there is no such RPC")
+                method = by_snake[name]
+                self.handlers[method.name] = function
+                self._fields[method.input_type] = function.__rpc__[0]
+
+    def mapping(self, authorize: Authorize) -> dict[str, Handler]:
+        """grpclib's table of handlers; `authorize` makes a Caller of an RPC's name and headers, or raises GRPCError."""
+        return {
+            f"/{SERVICE.full_name}/{method.name}": Handler(
+                self._handler(method.name, authorize),
+                Cardinality.UNARY_STREAM if method.server_streaming else Cardinality.UNARY_UNARY,
+                GetMessageClass(method.input_type),
+                GetMessageClass(method.output_type),
+            )
+            for method in SERVICE.methods
+        }
+
+    def _handler(self, name: str, authorize: Authorize) -> Callable[[Stream[Any, Any]], Awaitable[None]]:
+        function = self.handlers.get(name)
+
+        async def handle(stream: Stream[Any, Any]) -> None:
+            self.counts[name] = self.counts.get(name, 0) + 1
+            caller = authorize(name, stream.metadata)  # type: ignore[arg-type]  # a MultiDict of headers
+            request = await stream.recv_message()
+            if function is None:
+                fail(Status.UNIMPLEMENTED, f"modal-emulator does not do {name}")
+            try:
+                self._check(request, name)
+                answer = function(request, caller)
+                if isinstance(answer, AsyncIterator):
+                    async for message in answer:
+                        await stream.send_message(message)
+                else:
+                    await stream.send_message(await answer)
+            except (GRPCError, StreamTerminatedError):
+                raise
+            except Exception as exc:
+                log.exception("%s failed", name)
+                raise GRPCError(
+                    Status.INTERNAL, f"modal-emulator has a bug in {name}: {type(exc).__name__}: {exc}"
+                ) from exc
+
+        return handle
+
+    def _check(self, message: Message, path: str) -> None:
+        """Refuse what is set in `message` and would have no effect."""
+        descriptor = message.DESCRIPTOR
+        fields = self._fields.get(descriptor) or _nested.get(descriptor)
+        if fields is None:
+            return
+        for field, value in message.ListFields():
+            name = f"{path}.{field.name}"
+            if field.name not in fields.known:
+                self._refuse(name)
+            elif field.message_type is not None and not field.message_type.GetOptions().map_entry:
+                for inner in value if field.is_repeated else (value,):
+                    self._check(inner, name)
+
+    def _refuse(self, name: str) -> None:
+        if not self.lenient:
+            fail(
+                Status.UNIMPLEMENTED,
+                f"modal-emulator does not honour {name}; start it with --lenient to go on without",
+            )
+        if name not in self._said:
+            self._said.add(name)
+            log.warning("%s is ignored", name)

@@ -1,0 +1,45 @@
+"""How a server was asked to run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import platformdirs
+
+__all__ = ["Isolation", "Settings"]
+
+Isolation = Literal["auto", "namespaces", "directories"]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """
+    Attributes:
+        work: a folder of this server alone; sockets, blobs and working copies of volumes are in it. Its path is short,
+            because a socket's may have 107 bytes.
+        state: where volumes, dicts, apps and finished calls are kept for the next server; None to keep nothing.
+        cache: image layers, and the client as containers see it. Shared by the servers of this user.
+        token_id, token_secret: what a client has to present.
+        lenient: log fields that would have no effect instead of refusing them.
+        isolation: how containers are kept apart; "auto" takes namespaces where the kernel allows them.
+        skip_apt: go on without Debian packages that cannot be had.
+    """
+
+    work: Path
+    state: Path | None = None
+    cache: Path = field(default_factory=lambda: Path(platformdirs.user_cache_dir("modal-emulator")))
+    token_id: str = "ak-emulator"
+    token_secret: str = "as-emulator"
+    port: int = 0
+    tls: bool = False
+    lenient: bool = False
+    isolation: Isolation = "auto"
+    skip_apt: bool = False
+    workspace: str = "emulator"
+
+    @property
+    def data(self) -> Path:
+        """Where what may survive is: the state folder, or else a part of the work folder."""
+        return self.state if self.state is not None else self.work / "data"
