@@ -117,7 +117,9 @@ class ControlPlane:
     @contextlib.asynccontextmanager
     async def socket_for(self, container: Container, path: Path):  # type: ignore[no-untyped-def]
         """Serve one container on a unix socket of its own, which is what it is known by."""
-        server = Server([_Listener(self.router, lambda _, headers: Caller(container, headers))], config=CONFIG)
+        server = Server(
+            [_Listener(self.router, lambda _, headers: Caller(container, headers))], config=CONFIG
+        )
         await server.start(path=str(path))
         path.chmod(0o600)
         try:
@@ -134,5 +136,8 @@ class ControlPlane:
             # Both are compared, whatever the first says, so that the time taken tells nothing.
             same = [hmac.compare_digest(g.encode(), w.encode()) for g, w in zip(given, wanted, strict=True)]
             if not all(same):
-                fail(Status.UNAUTHENTICATED, "the token is missing or unknown here: modal-emulator prints the right one")
+                fail(
+                    Status.UNAUTHENTICATED,
+                    "the token is missing or unknown here: modal-emulator prints the right one",
+                )
         return Caller(None, headers)

@@ -179,10 +179,14 @@ class AppService(Service):
     # --- a client's session with its app ---
 
     @rpc(reads="description environment_name app_state tags", moot="client_id")
-    async def app_create(self, request: api_pb2.AppCreateRequest, caller: Caller) -> api_pb2.AppCreateResponse:
+    async def app_create(
+        self, request: api_pb2.AppCreateRequest, caller: Caller
+    ) -> api_pb2.AppCreateResponse:
         app = self._new(request.description, request.environment_name, request.app_state or EPHEMERAL)
         app.tags.update(request.tags)
-        return api_pb2.AppCreateResponse(app_id=app.id, app_page_url=self._url(app), app_logs_url=self._url(app))
+        return api_pb2.AppCreateResponse(
+            app_id=app.id, app_page_url=self._url(app), app_logs_url=self._url(app)
+        )
 
     @rpc(reads="app_name environment_name object_creation_type")
     async def app_get_or_create(
@@ -202,7 +206,9 @@ class AppService(Service):
         " commit_info tags",
         moot="deployment_type",
     )
-    async def app_publish(self, request: api_pb2.AppPublishRequest, caller: Caller) -> api_pb2.AppPublishResponse:
+    async def app_publish(
+        self, request: api_pb2.AppPublishRequest, caller: Caller
+    ) -> api_pb2.AppPublishResponse:
         app = self.get(request.app_id)
         for object_id in [*request.function_ids.values(), *request.class_ids.values()]:
             self.plane.functions.check_belongs(object_id, app.id)
@@ -247,7 +253,9 @@ class AppService(Service):
         return Empty()
 
     @rpc(reads="app_id reason exception")
-    async def app_client_disconnect(self, request: api_pb2.AppClientDisconnectRequest, caller: Caller) -> Empty:
+    async def app_client_disconnect(
+        self, request: api_pb2.AppClientDisconnectRequest, caller: Caller
+    ) -> Empty:
         app = self.get(request.app_id)
         if app.state == DETACHED and request.reason == api_pb2.APP_DISCONNECT_REASON_KEYBOARD_INTERRUPT:
             app.state = DISCONNECTED
@@ -293,7 +301,9 @@ class AppService(Service):
         return api_pb2.AppGetLifecycleResponse(lifecycle=self.get(request.app_id).lifecycle())
 
     @rpc(reads="app_id")
-    async def app_get_info(self, request: api_pb2.AppGetInfoRequest, caller: Caller) -> api_pb2.AppGetInfoResponse:
+    async def app_get_info(
+        self, request: api_pb2.AppGetInfoRequest, caller: Caller
+    ) -> api_pb2.AppGetInfoResponse:
         app = self.get(request.app_id)
         answer = api_pb2.AppGetInfoResponse(info=self._metadata(app))
         for tag, function_id in app.function_ids.items():
@@ -347,5 +357,7 @@ class AppService(Service):
         return Empty()
 
     @rpc(reads="app_id")
-    async def app_get_tags(self, request: api_pb2.AppGetTagsRequest, caller: Caller) -> api_pb2.AppGetTagsResponse:
+    async def app_get_tags(
+        self, request: api_pb2.AppGetTagsRequest, caller: Caller
+    ) -> api_pb2.AppGetTagsResponse:
         return api_pb2.AppGetTagsResponse(tags=self.get(request.app_id).tags)

@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 __all__ = ["Call", "CallService", "Input"]
 
 Result = api_pb2.GenericResult
-SUCCESS, FAILURE, TERMINATED = Result.GENERIC_STATUS_SUCCESS, Result.GENERIC_STATUS_FAILURE, Result.GENERIC_STATUS_TERMINATED
+SUCCESS, FAILURE, TERMINATED = (
+    Result.GENERIC_STATUS_SUCCESS,
+    Result.GENERIC_STATUS_FAILURE,
+    Result.GENERIC_STATUS_TERMINATED,
+)
 ASYNC = api_pb2.FUNCTION_CALL_INVOCATION_TYPE_ASYNC
 MAP = api_pb2.FUNCTION_CALL_TYPE_MAP
 
@@ -39,7 +43,11 @@ LONGEST_WAIT = 60.0  # seconds; the client asks for 55 at most
 
 declare(api_pb2.FunctionInput, reads="args args_blob_id data_format method_name final_input")
 # How the upload of a blob went is of interest to Modal only.
-declare(api_pb2.FunctionPutInputsItem, reads="idx input", moot="r2_failed r2_throughput_bytes_s blob_upload_results")
+declare(
+    api_pb2.FunctionPutInputsItem,
+    reads="idx input",
+    moot="r2_failed r2_throughput_bytes_s blob_upload_results",
+)
 
 
 @dataclass(eq=False, slots=True)
@@ -187,7 +195,9 @@ class CallService(Service):
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
 
-    def failed(self, item: Input, result: Result, data_format: api_pb2.DataFormat.ValueType, task_id: str) -> None:
+    def failed(
+        self, item: Input, result: Result, data_format: api_pb2.DataFormat.ValueType, task_id: str
+    ) -> None:
         """An attempt at an input has failed: try again if its function has retries left, else that is its result."""
         policy = item.call.function.definition.retry_policy
         if result.status == TERMINATED or item.attempt >= policy.retries or item.call.cancelled:
@@ -206,11 +216,16 @@ class CallService(Service):
         # The client keeps exceptions apart from results itself, and a map is no different for being spawned.
         moot="return_exceptions from_spawn_map",
     )
-    async def function_map(self, request: api_pb2.FunctionMapRequest, caller: Caller) -> api_pb2.FunctionMapResponse:
+    async def function_map(
+        self, request: api_pb2.FunctionMapRequest, caller: Caller
+    ) -> api_pb2.FunctionMapResponse:
         function = self.plane.functions.get(request.function_id)
         app = self.plane.apps.get(function.app_id)
         if not app.runs:
-            fail(Status.FAILED_PRECONDITION, f"app {app.id} has been stopped, so its functions cannot be called")
+            fail(
+                Status.FAILED_PRECONDITION,
+                f"app {app.id} has been stopped, so its functions cannot be called",
+            )
         definition = function.definition
         call = Call(
             new_id("fc"),
@@ -265,10 +280,14 @@ class CallService(Service):
         return answer
 
     @rpc(reads="function_id function_call_id num_inputs")
-    async def function_finish_inputs(self, request: api_pb2.FunctionFinishInputsRequest, caller: Caller) -> Empty:
+    async def function_finish_inputs(
+        self, request: api_pb2.FunctionFinishInputsRequest, caller: Caller
+    ) -> Empty:
         call = self.get(request.function_call_id)
         if request.num_inputs != len(call.inputs):
-            fail(Status.FAILED_PRECONDITION, f"{len(call.inputs)} of {request.num_inputs} inputs have arrived")
+            fail(
+                Status.FAILED_PRECONDITION, f"{len(call.inputs)} of {request.num_inputs} inputs have arrived"
+            )
         return Empty()
 
     # --- results ---
@@ -291,7 +310,9 @@ class CallService(Service):
                 last = request.end_idx if request.HasField("end_idx") else max(call.inputs, default=0)
                 wanted = range(request.start_idx, min(last, max(call.inputs, default=-1)) + 1)
                 found = [
-                    item.result for idx in wanted if (item := call.inputs.get(idx)) is not None and item.result
+                    item.result
+                    for idx in wanted
+                    if (item := call.inputs.get(idx)) is not None and item.result
                 ]
             else:
                 found = call.outputs[at:]
@@ -355,9 +376,13 @@ class CallService(Service):
                 return
 
     @rpc(reads="function_call_id data_chunks")
-    async def function_call_put_data_out(self, request: api_pb2.FunctionCallPutDataRequest, caller: Caller) -> Empty:
+    async def function_call_put_data_out(
+        self, request: api_pb2.FunctionCallPutDataRequest, caller: Caller
+    ) -> Empty:
         call = self.get(request.function_call_id)
-        if caller.container is None or not any(item.call is call for item in caller.container.inputs.values()):
+        if caller.container is None or not any(
+            item.call is call for item in caller.container.inputs.values()
+        ):
             fail(Status.PERMISSION_DENIED, "only the container that runs a call may send what it yields")
         for chunk in request.data_chunks:
             if chunk.index == len(call.chunks) + 1:  # else it is known from an attempt before
@@ -375,7 +400,9 @@ class CallService(Service):
         return api_pb2.FunctionCallFromIdResponse(
             function_call_id=call.id,
             num_inputs=len(call.inputs),
-            metadata=api_pb2.FunctionCallHandleMetadata(app_id=call.function.app_id, function_id=call.function.id),
+            metadata=api_pb2.FunctionCallHandleMetadata(
+                app_id=call.function.app_id, function_id=call.function.id
+            ),
         )
 
     @rpc(reads="function_call_id terminate_containers function_id")
@@ -431,7 +458,9 @@ class CallService(Service):
                     input_id=item.id,
                     status=item.result.result.status if item.result else Result.GENERIC_STATUS_UNSPECIFIED,
                     function_call_id=call.id,
-                    task_id=item.result.task_id if item.result else (item.container.id if item.container else ""),
+                    task_id=item.result.task_id
+                    if item.result
+                    else (item.container.id if item.container else ""),
                 )
                 calls += self._children.get(item.id, ())
         return answer
@@ -440,7 +469,11 @@ class CallService(Service):
 
     def _remember_call(self, call: Call) -> None:
         if self.store.keeps and call.invocation == ASYNC:
-            parts = (call.function.id.encode(), str(len(call.inputs)).encode(), str(int(call.is_map)).encode())
+            parts = (
+                call.function.id.encode(),
+                str(len(call.inputs)).encode(),
+                str(int(call.is_map)).encode(),
+            )
             self.store.put("call", call.id, join_parts(*parts))
 
     def _remember_output(self, call: Call, item: Input) -> None:

@@ -106,7 +106,11 @@ class ContainerService(Service):
             return
         pool = self._pool(item.call.function)
         for container in pool.containers:
-            if container.usable and container.revision == pool.function.current_revision and container.give(item):
+            if (
+                container.usable
+                and container.revision == pool.function.current_revision
+                and container.give(item)
+            ):
                 self._given(container, item)
                 return
         pool.pending.append(item)
@@ -249,7 +253,9 @@ class ContainerService(Service):
         definition = function.definition
         plane.logs.state(function.app_id, function.id, container.id, api_pb2.TASK_STATE_CREATING_CONTAINER)
         layer = plane.images.layer(definition.image_id)
-        client = await client_tree(plane.settings, plane.images.client_version(definition.image_id), layer.python)
+        client = await client_tree(
+            plane.settings, plane.images.client_version(definition.image_id), layer.python
+        )
         folder = self._sockets / container.id[-12:]
         folder.mkdir(mode=0o700)
         container.attachment = plane.volumes.attach(definition.volume_mounts, container.id, plane.runtime)
@@ -310,7 +316,12 @@ class ContainerService(Service):
         )
 
     def _environment(self, container: Container, image: Mapping[str, str]) -> dict[str, str]:
-        env: dict[str, str] = {"PATH": DEFAULT_PATH, "HOME": "/root", "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
+        env: dict[str, str] = {
+            "PATH": DEFAULT_PATH,
+            "HOME": "/root",
+            "LANG": "C.UTF-8",
+            "PYTHONUNBUFFERED": "1",
+        }
         env.update(image)
         own = env.get("PYTHONPATH")
         definition = container.function.definition
@@ -347,12 +358,14 @@ class ContainerService(Service):
                 status = Result.GENERIC_STATUS_INTERNAL_FAILURE
                 if container.process is not None and container.process.oom:
                     status = Result.GENERIC_STATUS_KERNEL_OOM_KILL
-                result = Result(status=status, exception=f"{reason}; the input has been tried {item.crashes} times")
+                result = Result(
+                    status=status, exception=f"{reason}; the input has been tried {item.crashes} times"
+                )
                 self.plane.calls.finish(item, result, task_id=container.id)
             elif item.result is None:
                 pool.pending.appendleft(item)
         container.inputs.clear()
-        if container.ready or container.retiring and not container.cause:
+        if container.ready or (container.retiring and not container.cause):
             pool.crashes = 0
         elif not self._stopping:
             self._failed_to_start(pool, container, reason)
@@ -595,4 +608,3 @@ class _Lines:
         if text:
             function = self._container.function
             self._plane.logs.write(function.app_id, function.id, self._container.id, descriptor, text)
-

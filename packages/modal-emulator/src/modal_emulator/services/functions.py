@@ -28,7 +28,8 @@ SHAPE = (
 
 declare(
     api_pb2.Function,
-    reads=SHAPE + " mount_ids image_id function_serialized class_serialized definition_type resources secret_ids"
+    reads=SHAPE
+    + " mount_ids image_id function_serialized class_serialized definition_type resources secret_ids"
     " retry_policy app_name volume_mounts max_concurrent_inputs target_concurrent_inputs object_dependencies"
     " is_builder_function max_inputs single_use_containers mount_client_dependencies"
     " _experimental_concurrent_cancellations",
@@ -186,8 +187,12 @@ class FunctionService(Service):
         for class_id, app_id in self.store.items("class"):
             self._classes[class_id] = app_id.decode()
         rows = [split_parts(data) for _, data in self.store.items("function")]
-        for parts in sorted(rows, key=lambda parts: bool(parts[4])):  # variants after what they are variants of
-            function_id, app_id, python, base_id = (part.decode() for part in (parts[0], parts[1], parts[3], parts[4]))
+        for parts in sorted(
+            rows, key=lambda parts: bool(parts[4])
+        ):  # variants after what they are variants of
+            function_id, app_id, python, base_id = (
+                part.decode() for part in (parts[0], parts[1], parts[3], parts[4])
+            )
             self._functions[function_id] = Function(
                 function_id,
                 app_id,
@@ -251,7 +256,9 @@ class FunctionService(Service):
                 described.volume_metadata.CopyFrom(self.plane.volumes.metadata(object_id))
             elif object_id.startswith("mo-"):
                 described.mount_handle_metadata.CopyFrom(
-                    api_pb2.MountHandleMetadata(content_checksum_sha256_hex=self.plane.mounts.digest(object_id))
+                    api_pb2.MountHandleMetadata(
+                        content_checksum_sha256_hex=self.plane.mounts.digest(object_id)
+                    )
                 )
         return layout
 
@@ -284,7 +291,9 @@ class FunctionService(Service):
             function = self.get(request.existing_function_id)
         else:
             function_id = new_id("fu")
-            function = Function(function_id, request.app_id, api_pb2.FunctionData(), api_pb2.FunctionHandleMetadata())
+            function = Function(
+                function_id, request.app_id, api_pb2.FunctionData(), api_pb2.FunctionHandleMetadata()
+            )
             self._functions[function_id] = function
         function.metadata = _metadata(function, request)
         return api_pb2.FunctionPrecreateResponse(function_id=function.id, handle_metadata=function.metadata)
@@ -309,7 +318,9 @@ class FunctionService(Service):
         else:
             function = Function(new_id("fu"), app.id, data, api_pb2.FunctionHandleMetadata())
             self._functions[function.id] = function
-        changed = function.data.SerializeToString(deterministic=True) != data.SerializeToString(deterministic=True)
+        changed = function.data.SerializeToString(deterministic=True) != data.SerializeToString(
+            deterministic=True
+        )
         function.data = data
         function.python = caller.python
         function.revision += changed
@@ -329,7 +340,9 @@ class FunctionService(Service):
             if method.HasField("webhook_config") and method.webhook_config.type:
                 fail(Status.UNIMPLEMENTED, "modal-emulator does not do web endpoints")
         if definition.is_method:
-            fail(Status.UNIMPLEMENTED, "modal-emulator does not do classes as clients before 0.67 define them")
+            fail(
+                Status.UNIMPLEMENTED, "modal-emulator does not do classes as clients before 0.67 define them"
+            )
         layer = self.plane.images.layer(definition.image_id)
         serialized = definition.definition_type == api_pb2.Function.DEFINITION_TYPE_SERIALIZED
         if serialized and caller.python and layer.python != caller.python:
@@ -371,12 +384,18 @@ class FunctionService(Service):
             self._check(function.definition, caller)
             self._functions[function_id] = function
             self._keep(function)
-        return api_pb2.FunctionBindParamsResponse(bound_function_id=function_id, handle_metadata=function.metadata)
+        return api_pb2.FunctionBindParamsResponse(
+            bound_function_id=function_id, handle_metadata=function.metadata
+        )
 
     @rpc(reads="app_id existing_class_id only_class_function")
-    async def class_create(self, request: api_pb2.ClassCreateRequest, caller: Caller) -> api_pb2.ClassCreateResponse:
+    async def class_create(
+        self, request: api_pb2.ClassCreateRequest, caller: Caller
+    ) -> api_pb2.ClassCreateResponse:
         if not request.only_class_function:
-            fail(Status.UNIMPLEMENTED, "modal-emulator does not do classes as clients before 0.67 define them")
+            fail(
+                Status.UNIMPLEMENTED, "modal-emulator does not do classes as clients before 0.67 define them"
+            )
         self.plane.apps.get(request.app_id)
         class_id = request.existing_class_id or new_id("cs")
         if request.existing_class_id:
@@ -393,11 +412,16 @@ class FunctionService(Service):
             where = self.plane.session.environment(environment)
             fail(Status.NOT_FOUND, f"App '{name}' not found in environment '{where}'")
         if version and version != app.version:
-            fail(Status.UNIMPLEMENTED, f"modal-emulator keeps only the newest version of an app, which is {app.version}")
+            fail(
+                Status.UNIMPLEMENTED,
+                f"modal-emulator keeps only the newest version of an app, which is {app.version}",
+            )
         return app
 
     @rpc(reads="app_name object_tag environment_name app_version")
-    async def function_get(self, request: api_pb2.FunctionGetRequest, caller: Caller) -> api_pb2.FunctionGetResponse:
+    async def function_get(
+        self, request: api_pb2.FunctionGetRequest, caller: Caller
+    ) -> api_pb2.FunctionGetResponse:
         app = self._app(request.app_name, request.environment_name, request.app_version)
         function_id = app.function_ids.get(request.object_tag)
         if function_id is None:
