@@ -83,7 +83,7 @@ class Container:
         return False
 
     def retire(self) -> None:
-        """Let it end: it gets no more inputs, runs its exit hooks when it has finished, and is killed if it does not."""
+        """Let it end: it gets no more inputs and runs its exit hooks when it has finished."""
         if self.retiring:
             return
         self.retiring = True

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hmac
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,8 +101,9 @@ class ControlPlane:
             await service.start()
         self._server = Server([_Listener(self.router, self._client)], config=CONFIG)
         await self._server.start("127.0.0.1", self.settings.port, ssl=tls)
-        assert self._server._server is not None and self._server._server.sockets
-        port: int = self._server._server.sockets[0].getsockname()[1]
+        listening = self._server._server  # grpclib has no name for it
+        assert isinstance(listening, asyncio.Server)
+        port: int = listening.sockets[0].getsockname()[1]
         return port
 
     async def stop(self) -> None:
@@ -115,7 +117,7 @@ class ControlPlane:
         self.store.close()
 
     @contextlib.asynccontextmanager
-    async def socket_for(self, container: Container, path: Path):  # type: ignore[no-untyped-def]
+    async def socket_for(self, container: Container, path: Path) -> AsyncIterator[None]:
         """Serve one container on a unix socket of its own, which is what it is known by."""
         server = Server(
             [_Listener(self.router, lambda _, headers: Caller(container, headers))], config=CONFIG

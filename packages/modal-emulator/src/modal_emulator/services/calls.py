@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -256,7 +257,7 @@ class CallService(Service):
         )
 
     def _put(
-        self, call: Call, items: Iterator[api_pb2.FunctionPutInputsItem] | list[api_pb2.FunctionPutInputsItem]
+        self, call: Call, items: Iterable[api_pb2.FunctionPutInputsItem]
     ) -> list[api_pb2.FunctionPutInputsResponseItem]:
         answer = []
         app_id = call.function.app_id
@@ -319,10 +320,8 @@ class CallService(Service):
             left = deadline - time.monotonic()
             if found or left <= 0 or (call.unfinished == 0 and call.inputs and by_index):
                 break
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(changed.wait(), left)
-            except TimeoutError:
-                pass
         found = _some(found, request.max_values or MOST_OUTPUTS)
         answer = api_pb2.FunctionGetOutputsResponse(
             idxs=[output.idx for output in found],

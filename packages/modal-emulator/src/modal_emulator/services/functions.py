@@ -160,11 +160,12 @@ def _apply(options: api_pb2.FunctionOptions, definition: api_pb2.Function) -> No
         del definition.volume_mounts[:]
     definition.volume_mounts.extend(options.volume_mounts)
     definition.mount_ids.extend(options.mount_ids)
+    given = {field.name for field, _ in options.ListFields()}
     for message in ("resources", "retry_policy"):
-        if options.HasField(message):
+        if message in given:
             getattr(definition, message).MergeFrom(getattr(options, message))
     for name in ("timeout_secs", "target_concurrent_inputs", "max_concurrent_inputs"):
-        if options.HasField(name):
+        if name in given:
             setattr(definition, name, getattr(options, name))
     scaling = {
         "concurrency_limit": "max_containers",
@@ -173,7 +174,7 @@ def _apply(options: api_pb2.FunctionOptions, definition: api_pb2.Function) -> No
         "task_idle_timeout_secs": "scaledown_window",
     }
     for name, setting in scaling.items():
-        if options.HasField(name):
+        if name in given:
             setattr(definition.autoscaler_settings, setting, getattr(options, name))
 
 
@@ -184,8 +185,8 @@ class FunctionService(Service):
         self._functions: dict[str, Function] = {}
         self._classes: dict[str, str] = {}
         """The app of each class."""
-        for class_id, app_id in self.store.items("class"):
-            self._classes[class_id] = app_id.decode()
+        for class_id, owner in self.store.items("class"):
+            self._classes[class_id] = owner.decode()
         rows = [split_parts(data) for _, data in self.store.items("function")]
         for parts in sorted(
             rows, key=lambda parts: bool(parts[4])
@@ -414,7 +415,7 @@ class FunctionService(Service):
         if version and version != app.version:
             fail(
                 Status.UNIMPLEMENTED,
-                f"modal-emulator keeps only the newest version of an app, which is {app.version}",
+                f"modal-emulator keeps only the newest version of an app, now {app.version}",
             )
         return app
 
@@ -518,7 +519,7 @@ def _data_of(definition: api_pb2.Function) -> api_pb2.FunctionData:
             for method, described in value.items():
                 data.method_definitions[method].CopyFrom(described)
         elif hasattr(value, "CopyFrom"):
-            if definition.HasField(name):
+            if value.ListFields():
                 getattr(data, name).CopyFrom(value)
         elif hasattr(value, "extend"):
             getattr(data, name).extend(value)
