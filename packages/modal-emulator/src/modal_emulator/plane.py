@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from grpclib.server import Server
 
 from .rpc import Authorize, Caller, Router, fail
 from .runtime.choose import open_runtime
+from .services import Service
 from .services.apps import AppService
 from .services.blobs import BlobService
 from .services.calls import CallService
@@ -92,21 +93,26 @@ class ControlPlane:
             self.containers,
         )
         self.router = Router(self.services, lenient=settings.lenient)
+        self._started: list[Service] = []
         self._server: Server | None = None
 
     async def start(self, tls: ssl.SSLContext | None = None) -> int:
         """Serve clients on a loopback port; returns it."""
-        for service in self.services:
-            await service.start()
-        listening = socket.create_server(("127.0.0.1", self.settings.port))
-        port: int = listening.getsockname()[1]
+        with contextlib.ExitStack() as stack:
+            # First of all: it is what fails when somebody has the port.
+            listening = stack.enter_context(socket.create_server(("127.0.0.1", self.settings.port)))
+            port: int = listening.getsockname()[1]
+            for service in self.services:
+                self._started.append(service)
+                await service.start()
+            stack.pop_all()  # from here on it is closed with the server
         self._server = Server([_Listener(self.router, self._client)], config=CONFIG)
         await self._server.start(sock=listening, ssl=tls)
         return port
 
     async def stop(self) -> None:
         """End all containers and connections."""
-        for service in reversed(self.services):
+        for service in reversed(self._started):
             await service.stop()
         await self.runtime.close()
         if self._server is not None:
@@ -115,7 +121,7 @@ class ControlPlane:
         self.store.close()
 
     @contextlib.asynccontextmanager
-    async def socket_for(self, container: Container, path: Path):  # type: ignore[no-untyped-def]
+    async def socket_for(self, container: Container, path: Path) -> AsyncIterator[None]:
         """Serve one container on a unix socket of its own, which is what it is known by."""
         server = Server(
             [_Listener(self.router, lambda _, headers: Caller(container, headers))], config=CONFIG

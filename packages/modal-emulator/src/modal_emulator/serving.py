@@ -122,10 +122,11 @@ async def _serve(settings: Settings, ready: Callable[[Ready], None], attached: b
             try:
                 port = await plane.start(context)
             except OSError as exc:
-                if exc.errno != errno.EADDRINUSE:
+                if exc.errno not in (errno.EADDRINUSE, errno.EACCES):
                     raise
                 raise CannotServe(
-                    f"port {settings.port} is in use: choose another one, or leave it out for a free one"
+                    f"port {settings.port} cannot be had ({os.strerror(exc.errno).lower()}):"
+                    " choose another one, or leave it out for a free one"
                 ) from None
             config = settings.work / "modal.toml"
             config.touch(0o600)
