@@ -1,0 +1,184 @@
+"""The command `modal-emulator`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from .emulator import Emulator, EmulatorError
+from .serving import CannotServe, Ready, serve, variables
+
+if TYPE_CHECKING:
+    from .settings import Isolation, Settings
+
+__all__ = ["main"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+def server_options(function: F) -> F:
+    """The options that `serve` and `run` share."""
+    for option in reversed(
+        [
+            click.option(
+                "--port",
+                default=0,
+                type=click.IntRange(0, 65535),
+                help="On loopback; a free one if not given.",
+            ),
+            click.option(
+                "--state", type=FOLDER, help="Keep volumes, dicts, apps and finished calls in this folder."
+            ),
+            click.option(
+                "--cache", type=FOLDER, help="Keep images in this folder instead of the user's cache."
+            ),
+            click.option("--tls", is_flag=True, help="Speak TLS, with a private authority's certificate."),
+            click.option(
+                "--lenient", is_flag=True, help="Ignore what has no effect here, instead of refusing it."
+            ),
+            click.option(
+                "--isolation",
+                type=click.Choice(["auto", "namespaces", "directories"]),
+                default="auto",
+                show_default=True,
+                help="How containers are kept apart.",
+            ),
+            click.option(
+                "--skip-apt", is_flag=True, help="Go on without Debian packages that cannot be had."
+            ),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="modal-emulator")
+def main() -> None:
+    """Modal's control plane on this machine: the unmodified modal client runs its programs here."""
+
+
+@main.command(context_settings={"allow_interspersed_args": False})
+@server_options
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def run(command: tuple[str, ...], **options: Any) -> None:
+    """Start a server, run COMMAND with it, and end with COMMAND's exit code.
+
+    \b
+        modal-emulator run -- modal run hello.py
+    """
+    from .running import run_command
+
+    try:
+        with Emulator(**options) as emulator:
+            code = run_command(command, emulator.environ)
+            if not emulator.running:
+                click.echo(f"modal-emulator: the server ended before the command\n{emulator.log}", err=True)
+            elif emulator.log:
+                click.echo(emulator.log, err=True, nl=False)
+    except EmulatorError as exc:
+        raise click.ClickException(str(exc)) from exc
+    sys.exit(code)
+
+
+def parse_token(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[str, str] | None:
+    if value is None:
+        return None
+    token_id, _, secret = value.partition(":")
+    if not re.fullmatch(r"[\w-]+", token_id) or not re.fullmatch(r"[\w-]+", secret):
+        raise click.BadParameter("a token is its id and its secret, ID:SECRET, of letters, digits, _ and -")
+    return token_id, secret
+
+
+@main.command("serve")
+@server_options
+@click.option(
+    "--token",
+    envvar="MODAL_EMULATOR_TOKEN",
+    callback=parse_token,
+    metavar="ID:SECRET",
+    help="What clients have to present; random if not given. Better given as MODAL_EMULATOR_TOKEN, which others"
+    " on this machine cannot see.",
+)
+# How the class Emulator uses this command: a JSON line when it is ready, and the end when standard input ends.
+@click.option("--attached", is_flag=True, hidden=True)
+@click.option("--work", type=FOLDER, hidden=True)
+def serve_command(
+    *,
+    port: int,
+    state: Path | None,
+    cache: Path | None,
+    tls: bool,
+    lenient: bool,
+    isolation: Isolation,
+    skip_apt: bool,
+    token: tuple[str, str] | None,
+    attached: bool,
+    work: Path | None,
+) -> None:
+    """Serve until Ctrl-C or SIGTERM; print what a shell has to set.
+
+    What is printed on standard output is for a shell to evaluate, and standard output is closed after it:
+
+    \b
+        eval "$(modal-emulator serve &)"
+        modal run hello.py
+        kill $MODAL_EMULATOR_PID
+    """
+
+    def make_settings(folder: Path) -> Settings:
+        from .ids import new_id
+        from .settings import Settings
+
+        token_id, token_secret = token or (new_id("ak"), new_id("as"))
+        settings = Settings(
+            work=folder,
+            state=None if state is None else state.absolute(),
+            token_id=token_id,
+            token_secret=token_secret,
+            port=port,
+            tls=tls,
+            lenient=lenient,
+            isolation=isolation,
+            skip_apt=skip_apt,
+        )
+        return settings if cache is None else replace(settings, cache=cache.absolute())
+
+    logging.basicConfig(format="modal-emulator: %(message)s", level=logging.WARNING)
+    try:
+        serve(make_settings, work, print_json if attached else print_exports, attached=attached)
+    except CannotServe as exc:
+        raise click.ClickException(str(exc)) from exc
+
+
+def print_json(ready: Ready) -> None:
+    click.echo(json.dumps(asdict(ready)))
+    close_output()
+
+
+def print_exports(ready: Ready) -> None:
+    for name, value in {**variables(ready), "MODAL_EMULATOR_PID": str(ready.pid)}.items():
+        click.echo(f"unset {name}" if value is None else f"export {name}={shlex.quote(value)}")
+    click.echo(f"modal-emulator serves at {ready.url}; Ctrl-C ends it", err=True)
+    close_output()
+
+
+def close_output() -> None:
+    """Let whoever reads standard output to its end go on."""
+    sys.stdout.flush()
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
