@@ -8,8 +8,9 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,6 +26,11 @@ __all__ = ["main"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+cache_option = click.option(
+    "--cache", type=FOLDER, help="Keep images in this folder instead of the user's cache."
+)
 
 
 def server_options(function: F) -> F:
@@ -90,6 +96,15 @@ def run(command: tuple[str, ...], **options: Any) -> None:
     except EmulatorError as exc:
         raise click.ClickException(str(exc)) from exc
     sys.exit(code)
+
+
+def emulator_options(arguments: Sequence[str]) -> dict[str, Any]:
+    """The arguments of `Emulator` that options of `run` stand for. ValueError says what is wrong with them."""
+    try:
+        parsed: dict[str, Any] = run.make_context("modal-emulator", [*arguments, "--", "true"]).params
+    except click.ClickException as exc:
+        raise ValueError(exc.format_message()) from None
+    return {name: value for name, value in parsed.items() if name != "command"}
 
 
 def parse_token(
@@ -162,6 +177,92 @@ def serve_command(
         serve(make_settings, work, print_json if attached else print_exports, attached=attached)
     except CannotServe as exc:
         raise click.ClickException(str(exc)) from exc
+
+
+@main.command()
+@click.argument("app", required=False)
+@click.option("-f", "--follow", is_flag=True, help="Go on until the app has ended.")
+def logs(app: str | None, follow: bool) -> None:
+    """Show what APP has printed, or what all have, on the server that MODAL_SERVER_URL names.
+
+    The logs are the running server's: they are not kept for another one.
+    """
+    import asyncio
+
+    from .following import NoLogs
+    from .following import logs as lines
+
+    if follow and app is None:
+        raise click.UsageError("--follow needs an APP to follow")
+
+    async def show() -> None:
+        async for line in lines(os.environ, app, follow=follow):
+            click.echo(
+                line.text if app is not None else f"[{line.app}] {line.text}",
+                nl=False,
+                err=line.descriptor == 2,
+            )
+
+    try:
+        asyncio.run(show())
+    except NoLogs as exc:
+        raise click.ClickException(str(exc)) from exc
+
+
+@main.command()
+@cache_option
+def images(cache: Path | None) -> None:
+    """List the images in the cache, the least recently used first."""
+    from .runtime.cache import list_images
+
+    rows = [("KEY", "PYTHON", "SIZE", "LAST USED", "LAST LINE")]
+    for image in sorted(list_images(cache_folder(cache)), key=lambda each: each.used):
+        used = datetime.fromtimestamp(image.used).astimezone()
+        rows.append(
+            (
+                image.key[:16],
+                image.python,
+                size(image.size),
+                f"{used:%Y-%m-%d %H:%M}",
+                image.lines[-1][:60] if image.lines else "",
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(map(str.ljust, row, widths)).rstrip())
+
+
+@main.command()
+@cache_option
+@click.option(
+    "--older-than",
+    metavar="DAYS",
+    type=click.FloatRange(0),
+    help="Remove what has not been used for so long.",
+)
+@click.option("--all", "everything", is_flag=True, help="Remove all images that no running server uses.")
+def prune(cache: Path | None, older_than: float | None, everything: bool) -> None:
+    """Remove images from the cache; what is removed is built again when it is wanted."""
+    from .runtime.cache import prune as remove
+
+    if everything == (older_than is not None):
+        raise click.UsageError("say --older-than DAYS, or --all")
+    removed = remove(cache_folder(cache), None if older_than is None else older_than * 86400)
+    click.echo(f"removed {len(removed)} images, {size(sum(image.size for image in removed))}")
+
+
+def cache_folder(given: Path | None) -> Path:
+    from .settings import Settings
+
+    return given or Settings(work=Path()).cache
+
+
+def size(number: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}"
+        number /= 1000
+    return f"{number:.1f} GB"
 
 
 def print_json(ready: Ready) -> None:

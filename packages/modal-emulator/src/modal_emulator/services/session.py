@@ -18,7 +18,7 @@ from grpclib import Status
 from modal_proto import api_pb2
 
 from ..ids import new_id
-from ..login import Flow, LoginPage
+from ..pages import Flow, Pages
 from ..rpc import Caller, fail, rpc
 from . import Service
 
@@ -70,7 +70,7 @@ class SessionService(Service):
         self._tokens: dict[str, Token] = {}
         self._environments: dict[str, Environment] = {}
         self._key = secrets.token_bytes(32)
-        self._login = LoginPage(plane.settings.workspace)
+        self._pages = Pages(plane.settings.workspace)
 
     async def start(self) -> None:
         settings = self.plane.settings
@@ -84,9 +84,10 @@ class SessionService(Service):
             self._environments[environment.name] = environment
         if DEFAULT_ENVIRONMENT not in self._environments:
             self._create(DEFAULT_ENVIRONMENT)
+        await self._pages.open()
 
     async def stop(self) -> None:
-        await self._login.close()
+        await self._pages.close()
 
     # For the other services
 
@@ -95,6 +96,11 @@ class SessionService(Service):
         token = self._tokens.get(token_id)
         same = hmac.compare_digest(token.digest if token else digest(""), digest(token_secret))
         return token is not None and same and (token.expires is None or time.time() < token.expires)
+
+    @property
+    def web_url(self) -> str:
+        """Where the pages for people are: an app's is /apps/ and its id below it."""
+        return self._pages.url
 
     def environment(self, name: str) -> str:
         """The name of an environment, where "" is the default one's. NOT_FOUND if there is none of this name."""
@@ -160,7 +166,7 @@ class SessionService(Service):
     async def token_flow_create(
         self, request: api_pb2.TokenFlowCreateRequest, caller: Caller
     ) -> api_pb2.TokenFlowCreateResponse:
-        flow, url = await self._login.begin(request.expires_in_seconds)
+        flow, url = self._pages.begin(request.expires_in_seconds)
         return api_pb2.TokenFlowCreateResponse(
             token_flow_id=flow.id, web_url=url, code=flow.code, wait_secret=flow.wait_secret
         )
@@ -169,7 +175,7 @@ class SessionService(Service):
     async def token_flow_wait(
         self, request: api_pb2.TokenFlowWaitRequest, caller: Caller
     ) -> api_pb2.TokenFlowWaitResponse:
-        flow = self._login.flow(request.token_flow_id, request.wait_secret)
+        flow = self._pages.flow(request.token_flow_id, request.wait_secret)
         if flow is None:
             fail(Status.NOT_FOUND, "this login is unknown or too old: start a new one with `modal token new`")
         try:
@@ -177,7 +183,7 @@ class SessionService(Service):
                 await flow.approved.wait()
         except TimeoutError:
             return api_pb2.TokenFlowWaitResponse(timeout=True)
-        if not self._login.end(flow):
+        if not self._pages.end(flow):
             fail(Status.NOT_FOUND, "the token of this login has been handed out before")
         token, secret = self._mint(flow)
         return api_pb2.TokenFlowWaitResponse(

@@ -1,4 +1,7 @@
-"""The page on which somebody says yes to a new token: what modal.com is in the flow of `modal token new`."""
+"""The pages of a server: what modal.com is to the real one.
+
+On one somebody says yes to a new token, in the flow of `modal token new`. The address of an app leads to another.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from aiohttp import web
 
-__all__ = ["Flow", "LoginPage"]
+__all__ = ["Flow", "Pages"]
 
 LIFETIME = 600.0  # seconds in which a flow has to be approved
 AT_MOST = 100  # flows at a time: anybody may begin one
@@ -56,25 +59,23 @@ class Flow:
     approved: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class LoginPage:
-    """The flows that are under way, and their page, on a loopback port that is opened with the first of them."""
+class Pages:
+    """The pages, on a loopback port of their own, and the flows that are under way."""
 
     def __init__(self, workspace: str) -> None:
         self._workspace = workspace
         self._flows: dict[str, Flow] = {}
         self._runner: web.AppRunner | None = None
-        self._url = ""
-        self._opening = asyncio.Lock()
+        self.url = ""
 
-    async def begin(self, expires_in: int) -> tuple[Flow, str]:
+    def begin(self, expires_in: int) -> tuple[Flow, str]:
         """A new flow, and the address of its page."""
-        await self._open()
         self._forget_old()
         while len(self._flows) >= AT_MOST:
             del self._flows[next(iter(self._flows))]
         flow = Flow(expires_in)
         self._flows[flow.id] = flow
-        return flow, f"{self._url}/token-flow/{flow.id}"
+        return flow, f"{self.url}/token-flow/{flow.id}"
 
     def flow(self, flow_id: str, wait_secret: str) -> Flow | None:
         """The flow of these, if there is one."""
@@ -87,6 +88,19 @@ class LoginPage:
         """Take a flow out; False if it was not there, so that of those who wait only one gets a token."""
         return self._flows.pop(flow.id, None) is not None
 
+    async def open(self) -> None:
+        """Serve; `url` says where."""
+        from aiohttp import web
+
+        app = web.Application(client_max_size=4096)
+        app.router.add_get("/token-flow/{id}", self._show)
+        app.router.add_post("/token-flow/{id}", self._approve)
+        app.router.add_get(r"/apps/{id:ap-\w+}", self._app)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+
     async def close(self) -> None:
         """Stop serving. Those who wait for a flow are left to time out."""
         if self._runner is not None:
@@ -97,22 +111,6 @@ class LoginPage:
         now = time.monotonic()
         for flow in [flow for flow in self._flows.values() if flow.until < now]:
             del self._flows[flow.id]
-
-    async def _open(self) -> None:
-        async with self._opening:
-            if self._runner is not None:
-                return
-            from aiohttp import web
-
-            app = web.Application(client_max_size=4096)
-            app.router.add_get("/token-flow/{id}", self._show)
-            app.router.add_post("/token-flow/{id}", self._approve)
-            runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-            await runner.setup()
-            site = web.TCPSite(runner, "127.0.0.1", 0)
-            await site.start()
-            self._runner = runner
-            self._url = f"http://127.0.0.1:{runner.addresses[0][1]}"
 
     async def _show(self, request: web.Request) -> web.Response:
         flow = self._find(request)
@@ -125,6 +123,10 @@ class LoginPage:
             return _page("<p>This is not the code that the program shows.</p>", status=403)
         flow.approved.set()
         return _page("<p>Approved. You can close this page; the program goes on.</p>")
+
+    async def _app(self, request: web.Request) -> web.Response:
+        app_id = html.escape(request.match_info["id"])
+        return _page(f"<p>What this app prints is shown by</p><pre>modal app logs {app_id}</pre>")
 
     def _find(self, request: web.Request) -> Flow:
         from aiohttp import web
