@@ -56,7 +56,11 @@ def tested() -> dict[str, list[str]]:
     for path in sorted(TESTS.glob("test_*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             for mark in getattr(node, "decorator_list", []):
-                if isinstance(mark, ast.Call) and isinstance(mark.func, ast.Name) and mark.func.id == "covers":
+                if (
+                    isinstance(mark, ast.Call)
+                    and isinstance(mark.func, ast.Name)
+                    and mark.func.id == "covers"
+                ):
                     for argument in mark.args:
                         assert isinstance(argument, ast.Constant)
                         found.setdefault(str(argument.value), []).append(f"{path.stem}::{node.name}")  # type: ignore[attr-defined]  # of what has decorators
@@ -75,7 +79,9 @@ def page() -> str:
         else:
             verdict, why = "done", ""
         counts[verdict] += 1
-        shown = ", ".join(f"`{test}`" for test in named[:2]) + (f" and {len(named) - 2} more" if len(named) > 2 else "")
+        shown = ", ".join(f"`{test}`" for test in named[:2]) + (
+            f" and {len(named) - 2} more" if len(named) > 2 else ""
+        )
         rows.append(f"| `{name}` | {verdict} | {why} | {shown} |")
     head = HEAD.format(total=len(rows), modal=version("modal"), **counts)
     return head + "\n".join(rows) + "\n"

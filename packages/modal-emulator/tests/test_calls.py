@@ -7,7 +7,6 @@ from typing import Any
 
 import program
 import pytest
-
 from modal_emulator import Emulator
 
 

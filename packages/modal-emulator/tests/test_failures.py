@@ -6,7 +6,6 @@ from typing import Any
 
 import program
 import pytest
-
 from modal_emulator import Emulator
 
 
