@@ -118,10 +118,13 @@ class AppService(Service):
             if app.state not in (DEPLOYED, STOPPED):  # its server is gone, and its containers with it
                 app.state, app.stopped_at = STOPPED, time.time()
             self._apps[app.id] = app
+        self._ending: set[asyncio.Task[None]] = set()
         self._watch = asyncio.create_task(self._stop_abandoned())
 
     async def stop(self) -> None:
         self._watch.cancel()
+        if self._ending:
+            await asyncio.wait(self._ending)
 
     def get(self, app_id: str) -> App:
         app = self._apps.get(app_id)
@@ -136,16 +139,21 @@ class AppService(Service):
     def all(self) -> list[App]:
         return list(self._apps.values())
 
-    async def end(self, app: App) -> None:
-        """Stop an app: what it runs is cancelled, its containers end."""
+    def end(self, app: App) -> None:
+        """Stop an app: what it runs is cancelled, and soon its containers have ended."""
         if app.runs:
             app.state, app.stopped_at = STOPPED, time.time()
             self._keep(app)
             self.plane.calls.cancel_app(app.id)
-            await self.plane.containers.end_app(app.id)
-            self.plane.logs.finish(app.id)
-            if not app.name:  # nobody can look it up: what it was made of goes with it
-                self.plane.functions.forget_app(app.id)
+            task = asyncio.create_task(self._wind_up(app))
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
+
+    async def _wind_up(self, app: App) -> None:
+        await self.plane.containers.end_app(app.id)
+        self.plane.logs.finish(app.id)
+        if not app.name:  # nobody can look it up: what it was made of goes with it
+            self.plane.functions.forget_app(app.id)
 
     def _named(self, name: str, environment: str) -> list[App]:
         """Apps that were deployed under a name, the newest first."""
@@ -163,7 +171,7 @@ class AppService(Service):
             late = time.monotonic() - HEARTBEAT_LIMIT
             for app in self.all():
                 if app.heard < late and app.state in (EPHEMERAL, INITIALIZING):
-                    await self.end(app)
+                    self.end(app)
                 elif app.heard < late and app.state == DETACHED:
                     app.state = DISCONNECTED
 
@@ -263,12 +271,12 @@ class AppService(Service):
             app.state = DISCONNECTED  # it ends when its work does
             self.plane.calls.when_idle(app.id, lambda: self.end(app))
         elif app.state != DEPLOYED:
-            await self.end(app)
+            self.end(app)
         return Empty()
 
     @rpc(reads="app_id", moot="source")
     async def app_stop(self, request: api_pb2.AppStopRequest, caller: Caller) -> Empty:
-        await self.end(self.get(request.app_id))
+        self.end(self.get(request.app_id))
         return Empty()
 
     # --- what there is ---

@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,8 @@ SUCCESS, FAILURE, TERMINATED = (
 )
 ASYNC = api_pb2.FUNCTION_CALL_INVOCATION_TYPE_ASYNC
 MAP = api_pb2.FUNCTION_CALL_TYPE_MAP
+
+NOTHING = api_pb2.FunctionInput()
 
 MOST_OUTPUTS = 1000
 """Outputs in one answer, which also may have no more than this many bytes, unless a single one has:"""
@@ -117,12 +119,7 @@ class CallService(Service):
         """The calls that an input has made."""
         self._working: dict[str, int] = {}
         """Unfinished inputs of each app."""
-        self._when_idle: dict[str, Callable[[], Awaitable[None]]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
+        self._when_idle: dict[str, Callable[[], None]] = {}
 
     # --- for the other services ---
 
@@ -135,7 +132,7 @@ class CallService(Service):
     def has_work(self, app_id: str) -> bool:
         return bool(self._working.get(app_id))
 
-    def when_idle(self, app_id: str, job: Callable[[], Awaitable[None]]) -> None:
+    def when_idle(self, app_id: str, job: Callable[[], None]) -> None:
         """Have `job` run when no input of an app is unfinished."""
         self._when_idle[app_id] = job
 
@@ -182,6 +179,9 @@ class CallService(Service):
             # The client compares this with its own count of retries, which are the server's here.
             retry_count=0,
         )
+        if item.data.args_blob_id:
+            self.plane.blobs.delete(item.data.args_blob_id)
+        item.data = NOTHING  # nobody needs it any more, and there may be a million of them
         call.outputs.append(item.result)
         call.unfinished -= 1
         call.notify()
@@ -192,9 +192,7 @@ class CallService(Service):
             del self._working[app_id]
             job = self._when_idle.pop(app_id, None)
             if job is not None:
-                task = asyncio.ensure_future(job())
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                job()
 
     def failed(
         self, item: Input, result: Result, data_format: api_pb2.DataFormat.ValueType, task_id: str
@@ -351,8 +349,6 @@ class CallService(Service):
             self._children.pop(item.id, None)
             if item.result is not None and item.result.result.data_blob_id:
                 self.plane.blobs.delete(item.result.result.data_blob_id)
-            if item.data.args_blob_id:
-                self.plane.blobs.delete(item.data.args_blob_id)
 
     @rpc(reads="function_call_id last_index")
     async def function_call_get_data_out(

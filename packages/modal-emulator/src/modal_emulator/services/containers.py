@@ -253,9 +253,7 @@ class ContainerService(Service):
         definition = function.definition
         plane.logs.state(function.app_id, function.id, container.id, api_pb2.TASK_STATE_CREATING_CONTAINER)
         layer = plane.images.layer(definition.image_id)
-        client = await client_tree(
-            plane.settings, plane.images.client_version(definition.image_id), layer.python
-        )
+        client = await client_tree(plane.settings, function.client, layer.python)
         folder = self._sockets / container.id[-12:]
         folder.mkdir(mode=0o700)
         container.attachment = plane.volumes.attach(definition.volume_mounts, container.id, plane.runtime)

@@ -82,7 +82,7 @@ class Function:
 
     Attributes:
         data: its definition; the definition of the base if there is one.
-        python: the minor version of the Python that it was defined with.
+        python, client: the minor version of the Python, and the version of the client, that it was defined with.
         base: what it is a variant of; None for what an app defines.
         params: what a class is constructed with, serialized by the client.
         options: what the variant has otherwise than its base.
@@ -95,6 +95,7 @@ class Function:
     data: api_pb2.FunctionData
     metadata: api_pb2.FunctionHandleMetadata
     python: str = ""
+    client: str = ""
     base: Function | None = None
     params: bytes = b""
     options: api_pb2.FunctionOptions = field(default_factory=api_pb2.FunctionOptions)
@@ -200,6 +201,7 @@ class FunctionService(Service):
                 api_pb2.FunctionData.FromString(parts[2]),
                 api_pb2.FunctionHandleMetadata.FromString(parts[5]),
                 python,
+                parts[8].decode(),
                 self._functions[base_id] if base_id else None,
                 parts[6],
                 api_pb2.FunctionOptions.FromString(parts[7]),
@@ -215,6 +217,7 @@ class FunctionService(Service):
             function.metadata.SerializeToString(),
             function.params,
             function.options.SerializeToString(),
+            function.client.encode(),
         )
         self.store.put("function", function.id, row)
 
@@ -323,7 +326,7 @@ class FunctionService(Service):
             deterministic=True
         )
         function.data = data
-        function.python = caller.python
+        function.python, function.client = caller.python, caller.client_version
         function.revision += changed
         function.metadata = _metadata(function, data)
         function.metadata.definition_id = new_id("de")
@@ -378,6 +381,7 @@ class FunctionService(Service):
                 api_pb2.FunctionData(),
                 metadata,
                 base.python,
+                base.client,
                 base,
                 request.serialized_params,
                 request.function_options,
