@@ -113,7 +113,7 @@ def parse_token(
     if value is None:
         return None
     token_id, _, secret = value.partition(":")
-    if not re.fullmatch(r"[\w-]+", token_id) or not re.fullmatch(r"[\w-]+", secret):
+    if not all(re.fullmatch(r"[\w-]+", part, re.ASCII) for part in (token_id, secret)):
         raise click.BadParameter("a token is its id and its secret, ID:SECRET, of letters, digits, _ and -")
     return token_id, secret
 
