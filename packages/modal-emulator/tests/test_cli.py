@@ -288,4 +288,3 @@ def sockets_of(pid: int) -> list[str]:
     tables = [Path(f"/proc/net/{name}") for name in ("tcp", "tcp6")]
     lines = [line for table in tables if table.exists() for line in table.read_text().splitlines()[1:]]
     return [line for line in lines if line.split()[9] in inodes]
-

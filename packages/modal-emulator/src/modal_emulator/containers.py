@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .runtime import Process
     from .services.calls import Input
     from .services.functions import Function
-    from .services.volumes import Attachment
+    from .volumes.working import Attachment
 
 __all__ = ["Container"]
 
@@ -108,7 +108,7 @@ class Container:
         """Have it stop what it runs, and end."""
         self.retire()
         if self.process is not None and self.busy:
-            self.process.terminate()
+            self.process.interrupt()
             self._kill_after(CANCEL_GRACE)
 
     def kill(self, cause: str) -> None:

@@ -19,9 +19,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +89,12 @@ class NamespacesRuntime(Runtime):
                 await relocated(python, local, "/usr/local", say)
                 env = {**BASE_ENV, "PYTHON_VERSION": python.version}
                 meta = Meta(
-                    key=key, parent=host_key, python=minor, python_version=python.version, env=env, cmd=("python3",)
+                    key=key,
+                    parent=host_key,
+                    python=minor,
+                    python_version=python.version,
+                    env=env,
+                    cmd=("python3",),
                 )
                 return self.cache.publish(stage, meta)
             finally:
@@ -117,7 +120,9 @@ class NamespacesRuntime(Runtime):
 
     async def start(self, spec: ContainerSpec) -> Process:
         if self.cache.get(spec.layer.key) is None:
-            raise BuildError(f"the image of {spec.name} is no longer in the cache; run the program again to rebuild it")
+            raise BuildError(
+                f"the image of {spec.name} is no longer in the cache; run the program again to rebuild it"
+            )
         chain = self.cache.chain(spec.layer.key)
         self._numbers += 1
         folder = self._work / f"{self._numbers}"
@@ -139,7 +144,11 @@ class NamespacesRuntime(Runtime):
             cpus = sorted(os.sched_getaffinity(0))[: -(-spec.milli_cpu // 1000)]
         process = NamespacesProcess(self, spec, folder, group)
         binds = [
-            *(Bind(Path(name).resolve(), name) for name in ("/etc/resolv.conf", "/etc/hosts") if Path(name).exists()),
+            *(
+                Bind(Path(name).resolve(), name)
+                for name in ("/etc/resolv.conf", "/etc/hosts")
+                if Path(name).exists()
+            ),
             *spec.binds,
         ]
         description = {
@@ -192,7 +201,9 @@ def _overlay(overlay: Overlay) -> dict[str, Any]:
 class NamespacesProcess(Process):
     watch: MemoryWatch | None = None
 
-    def __init__(self, runtime: NamespacesRuntime, spec: ContainerSpec, folder: Path, group: Group | None) -> None:
+    def __init__(
+        self, runtime: NamespacesRuntime, spec: ContainerSpec, folder: Path, group: Group | None
+    ) -> None:
         self.pid = 0
         self.oom = False
         self._runtime = runtime
@@ -245,8 +256,8 @@ class NamespacesProcess(Process):
         self.oom = True
         self.kill()
 
-    def terminate(self) -> None:
-        self._launcher.signal(self._id, signal.SIGTERM)
+    def interrupt(self) -> None:
+        self._launcher.signal(self._id, signal.SIGINT)
 
     def kill(self) -> None:
         self._launcher.signal(self._id, signal.SIGKILL)

@@ -256,7 +256,9 @@ class ContainerService(Service):
         client = await client_tree(plane.settings, function.client, layer.python)
         folder = self._sockets / container.id[-12:]
         folder.mkdir(mode=0o700)
-        container.attachment = plane.volumes.attach(definition.volume_mounts, container.id, plane.runtime)
+        container.attachment = await plane.volumes.attach(
+            definition.volume_mounts, container.id, plane.runtime
+        )
         try:
             socket, arguments = folder / "s", folder / "a"
             async with plane.socket_for(container, socket):
@@ -291,7 +293,7 @@ class ContainerService(Service):
                 finally:
                     timer.cancel()
         finally:
-            container.attachment.detach()
+            await container.attachment.detach()
             shutil.rmtree(folder, ignore_errors=True)
 
     def _arguments(self, container: Container) -> api_pb2.ContainerArguments:

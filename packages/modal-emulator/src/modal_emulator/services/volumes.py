@@ -27,7 +27,6 @@ from . import Service
 
 if TYPE_CHECKING:
     from ..plane import ControlPlane
-    from ..transfer import Download
 
 __all__ = ["VolumeService"]
 
@@ -98,6 +97,10 @@ class VolumeService(Service):
     def volume(self, volume_id: str) -> Volume:
         """NOT_FOUND if there is none."""
         return self._volumes[self._registry.get(volume_id).id]
+
+    def metadata(self, volume_id: str) -> api_pb2.VolumeMetadata:
+        """What a client has to know of a volume. NOT_FOUND if there is none."""
+        return self._metadata(self._registry.get(volume_id))
 
     def drop_app(self, app_id: str) -> None:
         """An app has ended that will not run again: forget the volumes that it alone had."""
