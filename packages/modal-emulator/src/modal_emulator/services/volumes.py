@@ -181,7 +181,7 @@ class VolumeService(Service):
         self, request: api_pb2.VolumeCommitRequest, caller: Caller
     ) -> api_pb2.VolumeCommitResponse:
         self._registry.get(request.volume_id)
-        if caller.container is None:
+        if caller.container is None or caller.container.attachment is None:
             fail(Status.FAILED_PRECONDITION, "a volume can be committed only in a container that mounts it")
         await caller.container.attachment.commit(request.volume_id)
         # What a container sees changes when it reloads: then files must not be open, and may be for a commit.
@@ -190,9 +190,10 @@ class VolumeService(Service):
     @rpc(reads="volume_id")
     async def volume_reload(self, request: api_pb2.VolumeReloadRequest, caller: Caller) -> Empty:
         self._registry.get(request.volume_id)
-        if caller.container is None:
+        container = caller.container
+        if container is None or container.attachment is None or container.process is None:
             fail(Status.FAILED_PRECONDITION, "a volume can be reloaded only in a container that mounts it")
-        await caller.container.attachment.reload(request.volume_id, caller.container.process)
+        await container.attachment.reload(request.volume_id, container.process)
         return Empty()
 
     @rpc(reads="volume_id path recursive max_entries")
