@@ -32,6 +32,7 @@ def open_runtime(settings: Settings) -> Runtime:
         if settings.isolation == "namespaces":
             raise
         log.warning(
-            "containers run in plain directories, without isolation, because the kernel refuses namespaces: %s", exc
+            "containers run in plain directories, without isolation, because the kernel refuses namespaces: %s",
+            exc,
         )
         return DirectoriesRuntime(settings)

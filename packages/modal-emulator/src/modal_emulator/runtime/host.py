@@ -46,7 +46,11 @@ def system_tops() -> list[str]:
         path = Path("/", name)
         # A folder with mounts of its own cannot be the lower part of an overlay in a user namespace.
         optional = name == "opt"
-        if path.is_dir() and not path.is_symlink() and not (optional and any(m.startswith(f"{path}/") for m in mounts)):
+        if (
+            path.is_dir()
+            and not path.is_symlink()
+            and not (optional and any(m.startswith(f"{path}/") for m in mounts))
+        ):
             tops.append(name)
     return tops
 

@@ -42,7 +42,12 @@ MS_BIND = 4096
 MS_REC = 16384
 MS_PRIVATE = 1 << 18
 MNT_DETACH = 2
-KEEP_ON_REMOUNT = ((os.ST_RDONLY, MS_RDONLY), (os.ST_NOSUID, MS_NOSUID), (os.ST_NODEV, MS_NODEV), (os.ST_NOEXEC, MS_NOEXEC))
+KEEP_ON_REMOUNT = (
+    (os.ST_RDONLY, MS_RDONLY),
+    (os.ST_NOSUID, MS_NOSUID),
+    (os.ST_NODEV, MS_NODEV),
+    (os.ST_NOEXEC, MS_NOEXEC),
+)
 
 PR_SET_PDEATHSIG = 1
 PR_CAPBSET_DROP = 24
@@ -139,10 +144,14 @@ def overlay_options(lowers: list[str], upper: str | None, work: str | None) -> d
     return options
 
 
-def mount_overlay(target: str, lowers: list[str], upper: str | None, work: str | None, *, read_only: bool = False) -> None:
+def mount_overlay(
+    target: str, lowers: list[str], upper: str | None, work: str | None, *, read_only: bool = False
+) -> None:
     options = overlay_options(lowers, upper, work)
     # volatile: nothing is synced, neither on fsync nor on unmounting, which would sync the whole file system.
-    text = ",".join(["userxattr", *(["volatile"] if upper else []), *(f"{k}={v}" for k, v in options.items())])
+    text = ",".join(
+        ["userxattr", *(["volatile"] if upper else []), *(f"{k}={v}" for k, v in options.items())]
+    )
     mount("overlay", target, "overlay", MS_RDONLY if read_only else 0, text)
 
 
@@ -218,7 +227,9 @@ def set_up_root(spec: dict[str, Any]) -> str:
     os.mkdir(f"{dev}/shm")
     mount("shm", f"{dev}/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
     os.mkdir(f"{dev}/pts")
-    with contextlib.suppress(OSError):  # an old kernel may not allow it; programs without terminals do not mind
+    with contextlib.suppress(
+        OSError
+    ):  # an old kernel may not allow it; programs without terminals do not mind
         mount("devpts", f"{dev}/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620")
         os.symlink("pts/ptmx", f"{dev}/ptmx")
 
@@ -312,7 +323,9 @@ def init(spec: dict[str, Any], fds: dict[str, int]) -> NoReturn:
         if os.read(fds["go"], 1) != b"g":
             os._exit(1)
         check(libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0), "prctl")
-        if os.read(fds["go"], 1) != b"":  # closed by a launcher that lives, or that was gone before the line above
+        if (
+            os.read(fds["go"], 1) != b""
+        ):  # closed by a launcher that lives, or that was gone before the line above
             os._exit(1)
         os.setsid()
         for number in fds["cgroups"]:  # type: ignore[attr-defined]
@@ -494,17 +507,24 @@ class Launcher:
 def remount(pid: int, message: dict[str, Any]) -> None:
     # Made here, where the paths mean something, and moved there as an object.
     if message["read_only"]:
-        mounted = check(libc.syscall(SYS_OPEN_TREE, AT_FDCWD, os.fsencode(message["lower"]), OPEN_TREE_CLONE), "open_tree")
+        mounted = check(
+            libc.syscall(SYS_OPEN_TREE, AT_FDCWD, os.fsencode(message["lower"]), OPEN_TREE_CLONE), "open_tree"
+        )
         attributes = struct.pack("=QQQQ", MOUNT_ATTR_RDONLY, 0, 0, 0)
         flags = AT_EMPTY_PATH
-        check(libc.syscall(SYS_MOUNT_SETATTR, mounted, b"", flags, attributes, len(attributes)), "mount_setattr")
+        check(
+            libc.syscall(SYS_MOUNT_SETATTR, mounted, b"", flags, attributes, len(attributes)), "mount_setattr"
+        )
     else:
         context = check(libc.syscall(SYS_FSOPEN, b"overlay", 1), "fsopen")
         options = overlay_options([message["lower"]], message["upper"], message["work"])
         for key in ("userxattr", "volatile"):
             check(libc.syscall(SYS_FSCONFIG, context, FSCONFIG_SET_FLAG, key.encode(), None, 0), key)
         for key, value in options.items():
-            check(libc.syscall(SYS_FSCONFIG, context, FSCONFIG_SET_STRING, key.encode(), os.fsencode(value), 0), key)
+            check(
+                libc.syscall(SYS_FSCONFIG, context, FSCONFIG_SET_STRING, key.encode(), os.fsencode(value), 0),
+                key,
+            )
         check(libc.syscall(SYS_FSCONFIG, context, FSCONFIG_CMD_CREATE, None, None, 0), "overlay")
         mounted = check(libc.syscall(SYS_FSMOUNT, context, 1, 0), "fsmount")
     root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY)

@@ -19,9 +19,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,11 +58,15 @@ class NamespacesRuntime(Runtime):
         self.identity = f"{VERSION} {host_identity()} {self.launcher.full}"
         self._tops = system_tops()
         self._numbers = 0
+        self.apt = self.launcher.full and shutil.which("apt-get") is not None
+
+    def base_key(self, minor: str) -> str:
+        return _key(self.identity, "python", find_python(minor).identity, str(uv_binary().stat().st_size))
 
     async def base(self, minor: str, say: Callable[[str], None]) -> Meta:
         python = find_python(minor)
         host_key = _key(self.identity, "host")
-        key = _key(self.identity, "python", python.identity, str(uv_binary().stat().st_size))
+        key = self.base_key(minor)
         meta = self.cache.get(key)
         if meta is not None:
             return meta
@@ -91,7 +93,12 @@ class NamespacesRuntime(Runtime):
                 await relocated(python, local, "/usr/local", say)
                 env = {**BASE_ENV, "PYTHON_VERSION": python.version}
                 meta = Meta(
-                    key=key, parent=host_key, python=minor, python_version=python.version, env=env, cmd=("python3",)
+                    key=key,
+                    parent=host_key,
+                    python=minor,
+                    python_version=python.version,
+                    env=env,
+                    cmd=("python3",),
                 )
                 return self.cache.publish(stage, meta)
             finally:
@@ -99,6 +106,14 @@ class NamespacesRuntime(Runtime):
 
     async def stage(self, parent: Meta) -> Stage:
         return self.cache.stage()
+
+    def find(self, stage: Stage, parent: Meta, name: str) -> Path | None:
+        top, _, rest = name.partition("/")
+        inner = f"{top}/{rest}" if top in self._tops else f"root/{name}"
+        for folder in (stage.path, *(self.cache.layers / key for key in self.cache.chain(parent.key))):
+            if (folder / inner).exists():
+                return folder / inner
+        return None
 
     async def commit(self, stage: Stage, meta: Meta) -> Meta:
         def tidy() -> None:
@@ -117,7 +132,9 @@ class NamespacesRuntime(Runtime):
 
     async def start(self, spec: ContainerSpec) -> Process:
         if self.cache.get(spec.layer.key) is None:
-            raise BuildError(f"the image of {spec.name} is no longer in the cache; run the program again to rebuild it")
+            raise BuildError(
+                f"the image of {spec.name} is no longer in the cache; run the program again to rebuild it"
+            )
         chain = self.cache.chain(spec.layer.key)
         self._numbers += 1
         folder = self._work / f"{self._numbers}"
@@ -139,7 +156,11 @@ class NamespacesRuntime(Runtime):
             cpus = sorted(os.sched_getaffinity(0))[: -(-spec.milli_cpu // 1000)]
         process = NamespacesProcess(self, spec, folder, group)
         binds = [
-            *(Bind(Path(name).resolve(), name) for name in ("/etc/resolv.conf", "/etc/hosts") if Path(name).exists()),
+            *(
+                Bind(Path(name).resolve(), name)
+                for name in ("/etc/resolv.conf", "/etc/hosts")
+                if Path(name).exists()
+            ),
             *spec.binds,
         ]
         description = {
@@ -192,7 +213,9 @@ def _overlay(overlay: Overlay) -> dict[str, Any]:
 class NamespacesProcess(Process):
     watch: MemoryWatch | None = None
 
-    def __init__(self, runtime: NamespacesRuntime, spec: ContainerSpec, folder: Path, group: Group | None) -> None:
+    def __init__(
+        self, runtime: NamespacesRuntime, spec: ContainerSpec, folder: Path, group: Group | None
+    ) -> None:
         self.pid = 0
         self.oom = False
         self._runtime = runtime

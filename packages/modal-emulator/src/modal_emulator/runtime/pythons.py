@@ -34,9 +34,21 @@ print(json.dumps({
     "library": os.path.join(var("LIBDIR") or "", var("INSTSONAME") or "") if var("Py_ENABLE_SHARED") else "",
 }))
 """
-_LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "turtledemo", "EXTERNALLY-MANAGED"}
-_PASSED_ON = re.compile(r"^(?:PIP_|UV_|SSL_CERT|REQUESTS_CA_BUNDLE$|CURL_CA_BUNDLE$)|^(?:https?|all|no)_proxy$", re.I)
-_NOT_PASSED_ON = re.compile(r"^(?:PIP|UV)_(?:TARGET|PREFIX|USER|PYTHON|REQUIRE|CACHE|PROJECT|WORKING|NO_CACHE|CONFIG|LOG)")
+_LEFT_OUT = {
+    "site-packages",
+    "dist-packages",
+    "test",
+    "tests",
+    "idle_test",
+    "turtledemo",
+    "EXTERNALLY-MANAGED",
+}
+_PASSED_ON = re.compile(
+    r"^(?:PIP_|UV_|SSL_CERT|REQUESTS_CA_BUNDLE$|CURL_CA_BUNDLE$)|^(?:https?|all|no)_proxy$", re.IGNORECASE
+)
+_NOT_PASSED_ON = re.compile(
+    r"^(?:PIP|UV)_(?:TARGET|PREFIX|USER|PYTHON|REQUIRE|CACHE|PROJECT|WORKING|NO_CACHE|CONFIG|LOG)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +130,9 @@ def find_python(minor: str) -> HostPython:
             f" `uv python install {minor}` gets it."
         )
     # The system's own is patched for the system; any other is nearer to what an image has.
-    return max(found.values(), key=lambda p: (p.prefix != Path("/usr"), [int(n) for n in p.version.split(".")]))
+    return max(
+        found.values(), key=lambda p: (p.prefix != Path("/usr"), [int(n) for n in p.version.split(".")])
+    )
 
 
 def host_minors() -> list[str]:
@@ -157,7 +171,12 @@ def _pip_configuration() -> dict[str, str]:
         return {}
     home = Path.home()
     config_home = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
-    files = [Path("/etc/xdg/pip/pip.conf"), Path("/etc/pip.conf"), home / ".pip" / "pip.conf", config_home / "pip" / "pip.conf"]
+    files = [
+        Path("/etc/xdg/pip/pip.conf"),
+        Path("/etc/pip.conf"),
+        home / ".pip" / "pip.conf",
+        config_home / "pip" / "pip.conf",
+    ]
     if given := os.environ.get("PIP_CONFIG_FILE"):
         files.append(Path(given))
     found: dict[str, str] = {}
@@ -200,9 +219,16 @@ def relocate(python: HostPython, target: Path, prefix: str, say: Callable[[str],
         return static | (_LEFT_OUT & set(names))
 
     for source in {python.stdlib, python.platstdlib}:
-        relative = source.relative_to(python.prefix) if source.is_relative_to(python.prefix) else Path("lib", name)
+        relative = (
+            source.relative_to(python.prefix) if source.is_relative_to(python.prefix) else Path("lib", name)
+        )
         shutil.copytree(
-            source, target / relative, ignore=left_out, symlinks=True, ignore_dangling_symlinks=True, dirs_exist_ok=True
+            source,
+            target / relative,
+            ignore=left_out,
+            symlinks=True,
+            ignore_dangling_symlinks=True,
+            dirs_exist_ok=True,
         )
         _dereference(target / relative, python.prefix)
         (target / relative / "site-packages").mkdir(exist_ok=True)
@@ -246,7 +272,11 @@ def _rewrite(target: Path, old: str, new: str, python: HostPython) -> None:
     """Name the new place in what describes the installation to compilers."""
     if old == "/usr":
         return  # too short to be told from other paths; the describing files are the system's
-    for pattern in ("lib*/python*/_sysconfigdata*.py", "lib*/python*/config-*/Makefile", "lib*/pkgconfig/*.pc"):
+    for pattern in (
+        "lib*/python*/_sysconfigdata*.py",
+        "lib*/python*/config-*/Makefile",
+        "lib*/pkgconfig/*.pc",
+    ):
         for file in target.glob(pattern):
             text = file.read_text(errors="surrogateescape")
             file.write_text(text.replace(old, new), errors="surrogateescape")
@@ -276,7 +306,9 @@ def _add_packages(python: HostPython, target: Path, say: Callable[[str], None]) 
                 archive.extractall(site)
         for name in ("pip", "pip3", f"pip{python.minor}"):
             script = target / "bin" / name
-            script.write_text(f"#!{executable}\nimport sys\nfrom pip._internal.cli.main import main\nsys.exit(main())\n")
+            script.write_text(
+                f"#!{executable}\nimport sys\nfrom pip._internal.cli.main import main\nsys.exit(main())\n"
+            )
             script.chmod(0o755)
     _add_own_uv(next(target.glob("lib*/python*/site-packages")), target / "bin")
 
