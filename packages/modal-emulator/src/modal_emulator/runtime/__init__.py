@@ -126,14 +126,20 @@ class Runtime(ABC):
     Attributes:
         name: "namespaces" or "directories".
         overlays: whether containers can have overlays.
+        apt: whether Debian packages can be installed in an image.
         identity: part of the key of each layer; changes when layers would come out differently.
         cache: the layers.
     """
 
     name: str
     overlays: bool
+    apt: bool
     identity: str
     cache: LayerCache
+
+    @abstractmethod
+    def base_key(self, minor: str) -> str:
+        """The key of `base(minor)`, whether it is made or not; BuildError if this machine lacks that Python."""
 
     @abstractmethod
     async def base(self, minor: str, say: Callable[[str], None]) -> Meta:
@@ -145,6 +151,10 @@ class Runtime(ABC):
     @abstractmethod
     async def stage(self, parent: Meta) -> Stage:
         """Begin a layer above `parent`: a folder that containers can be given as `ContainerSpec.changes`."""
+
+    @abstractmethod
+    def find(self, stage: Stage, parent: Meta, name: str) -> Path | None:
+        """Where a file or folder of a stage is (`name` is relative to its root directory), as far as layers have it."""
 
     @abstractmethod
     async def commit(self, stage: Stage, meta: Meta) -> Meta:

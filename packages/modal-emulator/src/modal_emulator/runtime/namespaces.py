@@ -58,11 +58,15 @@ class NamespacesRuntime(Runtime):
         self.identity = f"{VERSION} {host_identity()} {self.launcher.full}"
         self._tops = system_tops()
         self._numbers = 0
+        self.apt = self.launcher.full and shutil.which("apt-get") is not None
+
+    def base_key(self, minor: str) -> str:
+        return _key(self.identity, "python", find_python(minor).identity, str(uv_binary().stat().st_size))
 
     async def base(self, minor: str, say: Callable[[str], None]) -> Meta:
         python = find_python(minor)
         host_key = _key(self.identity, "host")
-        key = _key(self.identity, "python", python.identity, str(uv_binary().stat().st_size))
+        key = self.base_key(minor)
         meta = self.cache.get(key)
         if meta is not None:
             return meta
@@ -102,6 +106,14 @@ class NamespacesRuntime(Runtime):
 
     async def stage(self, parent: Meta) -> Stage:
         return self.cache.stage()
+
+    def find(self, stage: Stage, parent: Meta, name: str) -> Path | None:
+        top, _, rest = name.partition("/")
+        inner = f"{top}/{rest}" if top in self._tops else f"root/{name}"
+        for folder in (stage.path, *(self.cache.layers / key for key in self.cache.chain(parent.key))):
+            if (folder / inner).exists():
+                return folder / inner
+        return None
 
     async def commit(self, stage: Stage, meta: Meta) -> Meta:
         def tidy() -> None:
