@@ -25,7 +25,7 @@ CLASSES: dict[str, Any] = {
     "threads": 1,
     "single use": 2,
     "with_options": 30,
-    "exited": ["exit 2", "exit 3"],
+    "exited": True,
 }
 
 
