@@ -16,6 +16,7 @@ from google.protobuf.empty_pb2 import Empty
 from grpclib.config import Configuration
 from grpclib.const import Handler
 from grpclib.server import Server
+from modal_emulator import Emulator
 from modal_emulator.rpc import Caller, Router, rpc
 from modal_emulator.services.blobs import BlobService
 from modal_emulator.services.dicts import DictService
@@ -149,6 +150,13 @@ def connected(environ: Mapping[str, str]) -> Iterator[modal.Client]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Emulator]:
+    """A whole server, in a process of its own."""
+    with Emulator() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
