@@ -11,8 +11,8 @@ from modal_emulator import Emulator
 
 
 @pytest.fixture(scope="module")
-def said(emulator: Emulator) -> dict[str, Any]:
-    return program.run("calls.py", emulator.environ).check()
+def said(server: Emulator) -> dict[str, Any]:
+    return program.run("calls.py", server.environ).check()
 
 
 CALLS: dict[str, Any] = {

@@ -10,8 +10,8 @@ from modal_emulator import Emulator
 
 
 @pytest.fixture(scope="module")
-def said(emulator: Emulator) -> dict[str, Any]:
-    return program.run("failures.py", emulator.environ).check()
+def said(server: Emulator) -> dict[str, Any]:
+    return program.run("failures.py", server.environ).check()
 
 
 def test_a_call_is_retried_until_it_succeeds(said: dict[str, Any]) -> None:
@@ -49,7 +49,7 @@ def test_a_call_survives_the_end_of_its_container(said: dict[str, Any]) -> None:
     assert said["died once"] == 3
 
 
-def test_a_function_that_cannot_be_imported_fails_its_calls(emulator: Emulator) -> None:
-    ran = program.run("broken_import.py", emulator.environ)
+def test_a_function_that_cannot_be_imported_fails_its_calls(server: Emulator) -> None:
+    ran = program.run("broken_import.py", server.environ)
     assert ran.code != 0
     assert "ImportError: only at home" in ran.err

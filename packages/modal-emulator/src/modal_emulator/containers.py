@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
-from collections.abc import Callable
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,14 +15,37 @@ if TYPE_CHECKING:
     from .runtime import Process
     from .services.calls import Input
     from .services.functions import Function
-    from .services.volumes import Attachment
+    from .volumes.working import Attachment
 
-__all__ = ["Container"]
+__all__ = ["AT_ONCE", "Container", "Pool"]
 
 CANCEL_GRACE = 5.0
 """Seconds that an input has to end after it was cancelled or timed out, before its container is killed."""
 EXIT_GRACE = 30.0
 """Seconds that a container has for its exit hooks; Modal gives as much."""
+
+
+AT_ONCE = max(2, len(os.sched_getaffinity(0)))
+"""Containers that a function may have at once when it is called; more come if inputs go on waiting."""
+
+
+@dataclass(eq=False, slots=True)
+class Pool:
+    """The containers of a function, and its inputs that wait for one.
+
+    Attributes:
+        allowed: how many containers it may have now, of as many as it may have at all.
+        crashes: containers in a row that ended before they had asked for an input.
+        not_before: when the next one may be started, on the monotonic clock.
+    """
+
+    function: Function
+    pending: deque[Input] = field(default_factory=deque)
+    containers: list[Container] = field(default_factory=list)
+    allowed: int = AT_ONCE
+    crashes: int = 0
+    not_before: float = 0.0
+    again: asyncio.TimerHandle | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -33,6 +57,7 @@ class Container:
         inputs: those that it runs, by id.
         waiting: the FunctionGetInputs of it that wait for an input.
         ready: whether it has asked for an input.
+        single_use: it runs one input only.
         retiring: it gets no more inputs.
         failure: what it said of its own failure to start.
         cause: why it was killed, if it was.
@@ -40,7 +65,7 @@ class Container:
     """
 
     id: str
-    function: Function
+    pool: Pool
     revision: int
     process: Process | None = None
     attachment: Attachment | None = None
@@ -48,7 +73,7 @@ class Container:
     waiting: list[asyncio.Future[Input | None]] = field(default_factory=list)
     ready: bool = False
     retiring: bool = False
-    served: int = 0
+    single_use: bool = False
     enqueued_at: float = field(default_factory=time.time)
     started_at: float = 0.0
     finished_at: float = 0.0
@@ -58,7 +83,14 @@ class Container:
     idle: asyncio.TimerHandle | None = None
     cancels: asyncio.Event = field(default_factory=asyncio.Event)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
-    on_room: Callable[[Container], None] | None = None
+
+    def __post_init__(self) -> None:
+        definition = self.function.definition
+        self.single_use = definition.single_use_containers or definition.max_inputs == 1
+
+    @property
+    def function(self) -> Function:
+        return self.pool.function
 
     @property
     def busy(self) -> int:
@@ -75,12 +107,14 @@ class Container:
         while self.waiting:
             future = self.waiting.pop(0)
             if not future.done():
-                item.container = self
-                self.inputs[item.id] = item
-                self.served += 1
+                self.take(item)
                 future.set_result(item)
                 return True
         return False
+
+    def take(self, item: Input) -> None:
+        item.container = self
+        self.inputs[item.id] = item
 
     def retire(self) -> None:
         """Let it end: it gets no more inputs and runs its exit hooks when it has finished."""
@@ -108,7 +142,7 @@ class Container:
         """Have it stop what it runs, and end."""
         self.retire()
         if self.process is not None and self.busy:
-            self.process.terminate()
+            self.process.interrupt()
             self._kill_after(CANCEL_GRACE)
 
     def kill(self, cause: str) -> None:

@@ -9,6 +9,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .layers import LayerCache, Meta, Stage
 
 __all__ = ["Bind", "BuildError", "ContainerSpec", "Layer", "Output", "Overlay", "Process", "Runtime"]
 
@@ -67,6 +71,8 @@ class ContainerSpec:
         milli_cpu: thousandths of a core it may use at most; 0 for no limit.
         memory_mib: memory it may use at most; 0 for no limit. Beyond it, it is killed and `Process.oom` says so.
         output: takes what it writes.
+        changes: a folder where what it changes of its image stays, for a new layer: see `Runtime.commit`. The same one
+            may be given to several, one after the other, and each sees what those before it did. None: it is thrown away.
     """
 
     name: str
@@ -79,6 +85,7 @@ class ContainerSpec:
     output: Output
     milli_cpu: int = 0
     memory_mib: int = 0
+    changes: Path | None = None
 
 
 class Process(ABC):
@@ -97,8 +104,8 @@ class Process(ABC):
         """
 
     @abstractmethod
-    def terminate(self) -> None:
-        """Send SIGTERM to its first process."""
+    def interrupt(self) -> None:
+        """Send SIGINT to its first process: Modal's runtime runs the exit hooks then."""
 
     @abstractmethod
     def kill(self) -> None:
@@ -119,14 +126,48 @@ class Runtime(ABC):
     Attributes:
         name: "namespaces" or "directories".
         overlays: whether containers can have overlays.
+        apt: whether Debian packages can be installed in an image.
+        identity: part of the key of each layer; changes when layers would come out differently.
+        cache: the layers.
     """
 
     name: str
     overlays: bool
+    apt: bool
+    identity: str
+    cache: LayerCache
+
+    @abstractmethod
+    def base_key(self, minor: str) -> str:
+        """The key of `base(minor)`, whether it is made or not; BuildError if this machine lacks that Python."""
+
+    @abstractmethod
+    async def base(self, minor: str, say: Callable[[str], None]) -> Meta:
+        """The layer that has Python `minor`, made if need be; BuildError if this machine lacks it.
+
+        `say` takes what is worth telling who waits, in lines; it is called in any thread.
+        """
+
+    @abstractmethod
+    async def stage(self, parent: Meta) -> Stage:
+        """Begin a layer above `parent`: a folder that containers can be given as `ContainerSpec.changes`."""
+
+    @abstractmethod
+    def find(self, stage: Stage, parent: Meta, name: str) -> Path | None:
+        """Where a file or folder of a stage is (`name` is relative to its root directory), as far as layers have it."""
+
+    @abstractmethod
+    async def commit(self, stage: Stage, meta: Meta) -> Meta:
+        """Make a layer of what containers have changed."""
 
     @abstractmethod
     async def start(self, spec: ContainerSpec) -> Process:
-        """Start a container. BuildError if its image is gone from the cache."""
+        """Start a container.
+
+        Raises:
+            BuildError: its image is gone from the cache.
+            OSError: it cannot be set up, because a bind's source is missing, say.
+        """
 
     @abstractmethod
     async def close(self) -> None:

@@ -153,7 +153,8 @@ class AppService(Service):
         await self.plane.containers.end_app(app.id)
         self.plane.logs.finish(app.id)
         if not app.name:  # nobody can look it up: what it was made of goes with it
-            self.plane.functions.forget_app(app.id)
+            for service in (self.plane.functions, self.plane.volumes, self.plane.mounts, self.plane.secrets):
+                service.drop_app(app.id)
 
     def _named(self, name: str, environment: str) -> list[App]:
         """Apps that were deployed under a name, the newest first."""

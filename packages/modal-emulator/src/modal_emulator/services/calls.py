@@ -208,6 +208,15 @@ class CallService(Service):
             min(delay, policy.max_delay_ms or delay) / 1000, self.plane.containers.queue, item
         )
 
+    def new_builder_call(self, function: Function, data: api_pb2.FunctionInput) -> Input:
+        """A call that the server makes itself, while it builds an image; it is not queued."""
+        call = Call(new_id("fc"), function, False, api_pb2.FUNCTION_CALL_INVOCATION_TYPE_SYNC)
+        item = Input(new_id("in"), 0, call, data)
+        call.inputs[0] = item
+        call.unfinished = 1
+        self._working[function.app_id] = self._working.get(function.app_id, 0) + 1
+        return item
+
     # --- calling ---
 
     @rpc(

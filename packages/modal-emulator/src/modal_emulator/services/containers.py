@@ -7,28 +7,27 @@ import codecs
 import contextlib
 import logging
 import math
-import os
 import shutil
 import time
 from collections import deque
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from google.protobuf.empty_pb2 import Empty
 from grpclib import GRPCError, Status
 from modal_proto import api_pb2
 
-from ..containers import CANCEL_GRACE, Container
+from ..containers import AT_ONCE, CANCEL_GRACE, Container, Pool
 from ..ids import new_id
 from ..rpc import Caller, declare, fail, rpc
-from ..runtime import Bind, BuildError, ContainerSpec
+from ..runtime import Bind, BuildError, ContainerSpec, Layer
 from ..runtime.client import client_tree
 from . import Service
 from .calls import Input, Result
 from .functions import Function
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from ..plane import ControlPlane
 
@@ -36,9 +35,6 @@ __all__ = ["ContainerService"]
 
 log = logging.getLogger(__name__)
 
-CORES = len(os.sched_getaffinity(0))
-AT_ONCE = max(2, CORES)
-"""Containers that a function may have at once when it is called; more come if inputs go on waiting."""
 GROW_SECONDS = 0.5
 MOST = 64
 """Containers of a function that does not say how many it may have."""
@@ -60,25 +56,6 @@ declare(
 )
 
 
-@dataclass(eq=False, slots=True)
-class Pool:
-    """The containers of a function, and its inputs that wait for one.
-
-    Attributes:
-        allowed: how many containers it may have now, of as many as it may have at all.
-        crashes: containers in a row that ended before they had asked for an input.
-        not_before: when the next one may be started, on the monotonic clock.
-    """
-
-    function: Function
-    pending: deque[Input] = field(default_factory=deque)
-    containers: list[Container] = field(default_factory=list)
-    allowed: int = AT_ONCE
-    crashes: int = 0
-    not_before: float = 0.0
-    again: asyncio.TimerHandle | None = None
-
-
 class ContainerService(Service):
     """Starts and ends containers, and answers them."""
 
@@ -90,6 +67,7 @@ class ContainerService(Service):
         self._sockets = self.plane.settings.work / "c"
         self._sockets.mkdir(mode=0o700, exist_ok=True)
         self._stopping = False
+        self.plane.images.run_builder = self.run_builder
 
     async def stop(self) -> None:
         self._stopping = True
@@ -216,10 +194,48 @@ class ContainerService(Service):
 
     # --- one container ---
 
-    def _start(self, pool: Pool) -> None:
-        container = Container(new_id("ta"), pool.function, pool.function.current_revision)
+    def _add(self, pool: Pool) -> Container:
+        container = Container(new_id("ta"), pool, pool.function.current_revision)
         pool.containers.append(container)
         self._containers[container.id] = container
+        return container
+
+    async def run_builder(
+        self,
+        function_id: str,
+        given: api_pb2.FunctionInput | None,
+        layer: Layer,
+        changes: Path,
+        say: Callable[[str], None],
+    ) -> None:
+        """Call a function whose changes to the file system become an image: `Image.run_function`.
+
+        Raises:
+            BuildError: the function failed, or its container could not be started or ended.
+        """
+        function = self.plane.functions.get(function_id)
+        item = self.plane.calls.new_builder_call(function, given or api_pb2.FunctionInput())
+        pool = Pool(function, deque([item]))
+        container = self._add(pool)
+        container.single_use = True
+        reason = ""
+        try:
+            code = await self._live(container, layer, changes, lambda _, text: say(text))
+            reason = container.cause or _describe_exit(code, container)
+        except (OSError, GRPCError) as exc:
+            reason = f"its container could not be started: {exc}"
+        finally:
+            self._remove(container)
+            missing = container.failure or Result(status=Result.GENERIC_STATUS_INIT_FAILURE, exception=reason)
+            self.plane.calls.finish(item, missing)
+        assert item.result is not None
+        result = item.result.result
+        if result.status != Result.GENERIC_STATUS_SUCCESS:
+            say(result.traceback or f"{result.exception}\n")
+            raise BuildError(f"the function {function.name} failed: {result.exception}")
+
+    def _start(self, pool: Pool) -> None:
+        container = self._add(pool)
         task = asyncio.create_task(self._run(pool, container))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -237,26 +253,44 @@ class ContainerService(Service):
             log.exception("a container of %s failed", function.name)
             reason = f"modal-emulator has a bug: {type(exc).__name__}: {exc}"
         finally:
-            container.ended.set()
-            container.finished_at = time.time()
-            pool.containers.remove(container)
-            del self._containers[container.id]
-            self._ended.append(container)
-            if container.idle is not None:
-                container.idle.cancel()
+            self._remove(container)
             self.plane.logs.state(function.app_id, function.id, container.id, api_pb2.TASK_STATE_COMPLETED)
         self._after(pool, container, reason)
 
-    async def _live(self, container: Container) -> int:
-        """Start a container and wait for its end."""
+    def _remove(self, container: Container) -> None:
+        container.ended.set()
+        container.finished_at = time.time()
+        container.pool.containers.remove(container)
+        del self._containers[container.id]
+        self._ended.append(container)
+        if container.idle is not None:
+            container.idle.cancel()
+
+    async def _live(
+        self,
+        container: Container,
+        layer: Layer | None = None,
+        changes: Path | None = None,
+        say: Callable[[int, str], None] | None = None,
+    ) -> int:
+        """Start a container and wait for its end.
+
+        Args:
+            layer, changes, say: for a builder function: the image so far, where what it changes of it stays, and what
+                takes its output in place of the app's log.
+        """
         function, plane = container.function, self.plane
         definition = function.definition
         plane.logs.state(function.app_id, function.id, container.id, api_pb2.TASK_STATE_CREATING_CONTAINER)
-        layer = plane.images.layer(definition.image_id)
-        client = await client_tree(plane.settings, function.client, layer.python)
+        image_id = definition.image_id
+        layer = layer or plane.images.layer(image_id)
+        builder = plane.images.builder_version(image_id)
+        client = await client_tree(plane.settings, function.client, layer.python, builder)
         folder = self._sockets / container.id[-12:]
         folder.mkdir(mode=0o700)
-        container.attachment = plane.volumes.attach(definition.volume_mounts, container.id, plane.runtime)
+        container.attachment = await plane.volumes.attach(
+            definition.volume_mounts, container.id, plane.runtime
+        )
         try:
             socket, arguments = folder / "s", folder / "a"
             async with plane.socket_for(container, socket):
@@ -270,12 +304,13 @@ class ContainerService(Service):
                     binds=[
                         Bind(socket, SOCKET, read_only=False),
                         Bind(arguments, ARGUMENTS),
-                        *client,
+                        *client.binds,
                         *plane.mounts.binds(definition.mount_ids),
                         *container.attachment.binds,
                     ],
                     overlays=container.attachment.overlays,
-                    output=_Lines(plane, container).write,
+                    output=_Lines(say or _log_of(plane, container)).write,
+                    changes=changes,
                     milli_cpu=definition.resources.milli_cpu_max or definition.resources.milli_cpu,
                     memory_mib=definition.resources.memory_mb_max or definition.resources.memory_mb,
                 )
@@ -291,7 +326,7 @@ class ContainerService(Service):
                 finally:
                     timer.cancel()
         finally:
-            container.attachment.detach()
+            await container.attachment.detach()
             shutil.rmtree(folder, ignore_errors=True)
 
     def _arguments(self, container: Container) -> api_pb2.ContainerArguments:
@@ -393,8 +428,7 @@ class ContainerService(Service):
         if container.idle is not None:
             container.idle.cancel()
             container.idle = None
-        definition = container.function.definition
-        if definition.single_use_containers or definition.max_inputs == 1:
+        if container.single_use:
             container.retiring = True
 
     def _unassign(self, item: Input) -> None:
@@ -425,10 +459,9 @@ class ContainerService(Service):
     def _idle(self, container: Container) -> None:
         """A container that has waited for its scaledown window ends, unless it is one that is to stay."""
         container.idle = None
-        pool = self._pools.get(container.function.id)
-        if pool is None or container.busy or not container.usable:
+        if container.busy or not container.usable:
             return
-        if sum(other.usable for other in pool.containers) > container.function.scaling.least:
+        if sum(other.usable for other in container.pool.containers) > container.function.scaling.least:
             container.retire()
         else:
             self._watch_idle(container)
@@ -464,7 +497,7 @@ class ContainerService(Service):
         self, request: api_pb2.FunctionGetInputsRequest, caller: Caller
     ) -> api_pb2.FunctionGetInputsResponse:
         container = self._own(caller)
-        pool = self._pool(container.function)
+        pool = container.pool
         if not container.ready:
             container.ready = True
             pool.crashes = 0
@@ -474,9 +507,7 @@ class ContainerService(Service):
         if container.usable:
             item = self._next(pool)
             if item is not None:
-                item.container = container
-                container.inputs[item.id] = item
-                container.served += 1
+                container.take(item)
                 self._given(container, item)
             else:
                 future: asyncio.Future[Input | None] = asyncio.get_running_loop().create_future()
@@ -595,14 +626,21 @@ def _describe_exit(code: int, container: Container) -> str:
 class _Lines:
     """Takes what a container writes, and keeps characters that come in two pieces together."""
 
-    def __init__(self, plane: ControlPlane, container: Container) -> None:
-        self._plane = plane
-        self._container = container
+    def __init__(self, take: Callable[[int, str], None]) -> None:
+        self._take = take
         decoder = codecs.getincrementaldecoder("utf-8")
         self._decoders = {1: decoder("replace"), 2: decoder("replace")}
 
     def write(self, descriptor: int, data: bytes) -> None:
         text = self._decoders[descriptor].decode(data)
         if text:
-            function = self._container.function
-            self._plane.logs.write(function.app_id, function.id, self._container.id, descriptor, text)
+            self._take(descriptor, text)
+
+
+def _log_of(plane: ControlPlane, container: Container) -> Callable[[int, str], None]:
+    function = container.function
+
+    def take(descriptor: int, text: str) -> None:
+        plane.logs.write(function.app_id, function.id, container.id, descriptor, text)
+
+    return take

@@ -271,7 +271,7 @@ class FunctionService(Service):
         for function_id in function_ids.values():
             self.plane.containers.function_changed(self.get(function_id))
 
-    def forget_app(self, app_id: str) -> None:
+    def drop_app(self, app_id: str) -> None:
         """Drop what an app defined that nobody can call any more."""
         for function in [f for f in self._functions.values() if f.app_id == app_id]:
             del self._functions[function.id]

@@ -1,0 +1,183 @@
+"""Modal's client as containers see it: `/pkg`, and `/__modal/deps` with what it needs.
+
+Containers have the client from outside of their image, in the version of the program that is run. What it imports comes
+after what the image has itself: `/pkg/sitecustomize.py` puts it at the end of `sys.path`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import Bind, BuildError
+from .layers import LayerCache, Stage, remove_tree
+from .pythons import find_python, uv_binary
+
+if TYPE_CHECKING:
+    from ..settings import Settings
+
+__all__ = ["ClientTree", "client_tree"]
+
+VERSION = "1"
+PACKAGES = ("modal", "modal_proto", "modal_version", "synchronicity")
+DEPS = "/__modal/deps"
+SITECUSTOMIZE = f"""# What Modal's client needs, after what the image has itself.
+import sys
+
+sys.path.append({DEPS!r})
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientTree:
+    """Two folders of this machine: what is mounted at `/pkg` and at `/__modal/deps`."""
+
+    pkg: Path
+    deps: Path
+
+    @property
+    def binds(self) -> tuple[Bind, Bind]:
+        return Bind(self.pkg, "/pkg"), Bind(self.deps, DEPS)
+
+
+async def client_tree(
+    settings: Settings, client_version: str, python_minor: str, builder_version: str = "2025.06"
+) -> ClientTree:
+    """The client in the given version for containers with the given Python, made if it is not in the cache.
+
+    Raises:
+        BuildError: this machine lacks that Python, or the package index does not have or cannot give what is needed.
+    """
+    own = importlib.metadata.version("modal")
+    client_version = re.match(r"[\w.]*", client_version)[0] or own  # type: ignore[index]
+    python = find_python(python_minor)
+    identity = "\0".join((VERSION, own, client_version, python.version, builder_version, sys.prefix))
+    key = f"{client_version}-{python_minor}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    cache = LayerCache(settings.cache / "client")
+    path = cache.layers / key
+    tree = ClientTree(path / "pkg", path / "deps")
+    if (path / "complete").exists():
+        return tree
+    async with cache.lock(key):
+        if not (path / "complete").exists():
+            stage = cache.stage()
+            try:
+                await asyncio.to_thread(
+                    _make, stage, client_version, python_minor, builder_version, python.executable
+                )
+                remove_tree(path)
+                stage.path.rename(path)
+            finally:
+                stage.close()
+    return tree
+
+
+def _make(stage: Stage, client_version: str, minor: str, builder_version: str, executable: Path) -> None:
+    own = importlib.metadata.version("modal")
+    same_python = minor == f"{sys.version_info.major}.{sys.version_info.minor}"
+    pkg, deps = stage.path / "pkg", stage.path / "deps"
+    pkg.mkdir()
+    deps.mkdir()
+    fetched = stage.path / "fetched"
+    if client_version == own:
+        _copy_packages(Path(str(importlib.metadata.distribution("modal").locate_file(""))), pkg, PACKAGES[:3])
+    else:
+        _install(fetched, executable, ["--no-deps", f"modal=={client_version}"])
+        _copy_packages(fetched, pkg, PACKAGES[:3])
+    requirements = pkg / "modal" / "builder" / f"{builder_version}.txt"
+    names = _requirement_names(requirements, minor)
+    _copy_packages(
+        Path(str(importlib.metadata.distribution("synchronicity").locate_file(""))), pkg, PACKAGES[3:]
+    )
+    if not same_python or not all(_copy_distribution(name, deps) for name in names):
+        # Ours are for another Python. The client's own list says which versions go together.
+        remove_tree(deps)
+        _install(deps, executable, ["--no-deps", "-r", str(requirements)])
+    (pkg / "sitecustomize.py").write_text(SITECUSTOMIZE)
+    remove_tree(fetched)
+    # Hashes that are never checked: importing the client is most of a cold start.
+    command = [executable, "-I", "-m", "compileall", "-q", "-j", "0", "--invalidation-mode", "unchecked-hash"]
+    subprocess.run([*command, pkg, deps], check=False, capture_output=True, stdin=subprocess.DEVNULL)
+    (stage.path / "complete").touch()
+
+
+def _requirement_names(file: Path, minor: str) -> list[str]:
+    names = []
+    for line in file.read_text().splitlines():
+        requirement, _, marker = line.partition(";")
+        match = re.match(r"[\w.-]+", requirement)
+        if match is not None and _applies(marker, minor):
+            names.append(match[0])
+    return list(dict.fromkeys(names))
+
+
+def _applies(marker: str, minor: str) -> bool:
+    """Whether a marker about `python_version` holds; one about anything else does."""
+    match = re.fullmatch(r"\s*python_version\s*(<|>=|==|<=|>)\s*[\"']([\d.]+)[\"']\s*", marker)
+    if match is None:
+        return True
+    have, limit = (tuple(int(n) for n in text.split(".")) for text in (minor, match[2]))
+    return {
+        "<": have < limit,
+        ">=": have >= limit,
+        "==": have == limit,
+        "<=": have <= limit,
+        ">": have > limit,
+    }[match[1]]
+
+
+def _copy_packages(site: Path, target: Path, names: Sequence[str]) -> None:
+    for name in names:
+        source = site / name
+        if not source.is_dir():
+            raise BuildError(f"{name}, a part of Modal's client, is not where it should be")
+        shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def _copy_distribution(name: str, target: Path) -> bool:
+    """Copy an installed distribution of ours; False if there is none."""
+    try:
+        files = importlib.metadata.files(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    if not files:
+        return False
+    for file in files:
+        source = Path(str(file.locate()))
+        if ".." not in file.parts and file.suffix != ".pyc" and source.is_file():
+            (target / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target / file)
+    return True
+
+
+def _install(target: Path, executable: Path, what: list[str]) -> None:
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("VIRTUAL_ENV", "PYTHON", "UV_PYTHON"))}
+    command = [
+        uv_binary(),
+        "pip",
+        "install",
+        "--quiet",
+        "--link-mode",
+        "copy",
+        "--target",
+        target,
+        "--python",
+        executable,
+    ]
+    done = subprocess.run(
+        [*command, *what], env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+    )
+    if done.returncode != 0:
+        raise BuildError(
+            f"Modal's client cannot be had for this image's Python:\n{done.stderr.strip()[-2000:]}"
+        )

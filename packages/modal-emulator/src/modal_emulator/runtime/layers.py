@@ -1,0 +1,245 @@
+"""The cache of image layers on disk.
+
+A layer is a folder named by its key, with `meta.json`, which is written last: what lacks it is not a layer. Servers share
+the cache; a lock file per key makes one of them build what several want. Unfinished folders are held by a lock as
+well, so that those which a killed server has left can be told from those in use, and removed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import stat
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from . import Layer
+
+__all__ = ["LayerCache", "Meta", "Stage", "remove_tree", "tree_size"]
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """What is known of a layer, beside its files.
+
+    Attributes:
+        key, parent: its name, and that of the layer below; empty for the lowest.
+        lines: what it was built by.
+        python, python_version, libc, packages: of the `python` in its PATH.
+        env, workdir, entrypoint, cmd, shell: what its ENV, WORKDIR and so on and those below it said.
+        size: bytes of its own files.
+        created: seconds since 1970.
+    """
+
+    key: str
+    parent: str = ""
+    lines: Sequence[str] = ()
+    python: str = ""
+    python_version: str = ""
+    libc: str = ""
+    packages: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+    workdir: str = "/root"
+    entrypoint: Sequence[str] = ()
+    cmd: Sequence[str] = ()
+    shell: Sequence[str] = ("/bin/sh", "-c")
+    size: int = 0
+    created: float = 0.0
+
+    @property
+    def layer(self) -> Layer:
+        return Layer(
+            key=self.key,
+            python=self.python,
+            env=dict(self.env),
+            workdir=self.workdir,
+            entrypoint=tuple(self.entrypoint),
+            cmd=tuple(self.cmd),
+        )
+
+
+@dataclass(slots=True)
+class Stage:
+    """An unfinished layer: a folder held by a lock. `close` removes it, unless it was published."""
+
+    path: Path
+    _lock: int
+
+    def close(self) -> None:
+        if self._lock >= 0:
+            remove_tree(self.path)
+            self.path.with_name(self.path.name + ".lock").unlink(missing_ok=True)
+            os.close(self._lock)
+            self._lock = -1
+
+
+class LayerCache:
+    """The layers in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.layers = folder / "layers"
+        self._stages = folder / "unfinished"
+        self._locks = folder / "locks"
+        self._newest = folder / "newest"
+        for each in (self.layers, self._stages, self._locks, self._newest):
+            each.mkdir(parents=True, exist_ok=True)
+        self._known: dict[str, Meta] = {}
+        self._remove_abandoned()
+
+    def get(self, key: str) -> Meta | None:
+        """The layer of this key, if it and those below it are there."""
+        if not key or "/" in key or key.startswith("."):
+            return None
+        meta = self._known.get(key)
+        if meta is None:
+            try:
+                meta = Meta(**json.loads((self.layers / key / "meta.json").read_text()))
+            except (OSError, ValueError, TypeError):
+                return None
+            if meta.parent and self.get(meta.parent) is None:
+                return None
+            self._known[key] = meta
+        elif not (self.layers / key / "meta.json").exists():  # pruned by another server
+            self._known.clear()
+            return None
+        return meta
+
+    def use(self, key: str) -> None:
+        """Note that a layer is in use, for `unused`."""
+        with contextlib.suppress(OSError):
+            os.utime(self.layers / key / "meta.json")
+
+    def chain(self, key: str) -> list[str]:
+        """The keys of a layer and those below it, topmost first."""
+        keys: list[str] = []
+        while key:
+            keys.append(key)
+            meta = self.get(key)
+            key = meta.parent if meta is not None else ""
+        return keys
+
+    @contextlib.asynccontextmanager
+    async def lock(self, key: str) -> AsyncIterator[None]:
+        """Hold the right to build a layer; others, in this process or another, wait."""
+        file = os.open(self._locks / key, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    # Waiting in a thread could not be given up when the server stops.
+                    await asyncio.sleep(0.05)
+            yield
+        finally:
+            os.close(file)
+
+    def stage(self) -> Stage:
+        """A folder for a new layer."""
+        path = self._stages / secrets.token_hex(8)
+        lock = os.open(path.with_name(path.name + ".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        path.mkdir()
+        return Stage(path, lock)
+
+    def publish(self, stage: Stage, meta: Meta) -> Meta:
+        """Make a layer of what is in a stage."""
+        meta = replace(meta, size=tree_size(stage.path), created=time.time())
+        (stage.path / "meta.json").write_text(json.dumps(asdict(meta)))
+        target = self.layers / meta.key
+        if self.get(meta.key) is None:
+            if target.exists():  # without its meta.json or a parent
+                remove_tree(target)
+            stage.path.rename(target)
+        stage.close()
+        self._known[meta.key] = meta
+        return meta
+
+    def newest(self, key: str) -> str:
+        """The key under which the newest build of a definition is: `key` itself, unless it was built anew."""
+        try:
+            newest = (self._newest / key).read_text()
+        except OSError:
+            return key
+        return newest if self.get(newest) is not None else key
+
+    def set_newest(self, key: str, newest: str) -> None:
+        temporary = self._newest / f".{secrets.token_hex(8)}"
+        temporary.write_text(newest)
+        temporary.rename(self._newest / key)
+
+    def all(self) -> Iterator[Meta]:
+        for path in sorted(self.layers.iterdir()):
+            meta = self.get(path.name)
+            if meta is not None:
+                yield meta
+
+    def last_used(self, key: str) -> float:
+        try:
+            return (self.layers / key / "meta.json").stat().st_mtime
+        except OSError:
+            return 0.0
+
+    def remove(self, key: str) -> None:
+        """Remove a layer; those above it are then no layers any more."""
+        self._known.clear()
+        path = self.layers / key
+        (path / "meta.json").unlink(missing_ok=True)
+        remove_tree(path)
+
+    def _remove_abandoned(self) -> None:
+        for lock in self._stages.glob("*.lock"):
+            try:
+                file = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+            except OSError:
+                continue
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                remove_tree(lock.with_suffix(""))
+                lock.unlink(missing_ok=True)
+            except BlockingIOError:
+                pass
+            finally:
+                os.close(file)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder, with what is write-protected in it; nothing if it is not there."""
+
+    def retry(function: Any, name: str, _: object) -> None:
+        with contextlib.suppress(OSError):
+            parent = Path(name).parent
+            parent.chmod(0o700)
+            if stat.S_ISDIR(Path(name).lstat().st_mode):
+                Path(name).chmod(0o700)
+                shutil.rmtree(name, ignore_errors=True)
+            else:
+                Path(name).unlink()
+
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(path, onerror=retry)
+
+
+def tree_size(path: Path) -> int:
+    """Bytes of the files in a folder."""
+    total = 0
+    stack = [str(path)]
+    while stack:
+        try:
+            entries = list(os.scandir(stack.pop()))
+        except OSError:
+            continue
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                stack.append(entry.path)
+            else:
+                total += entry.stat(follow_symlinks=False).st_size
+    return total
