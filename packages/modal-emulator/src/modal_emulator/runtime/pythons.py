@@ -287,7 +287,15 @@ def _add_packages(python: HostPython, target: Path, say: Callable[[str], None]) 
     wanted = ["pip", "wheel", *(["setuptools"] if int(python.minor.split(".")[1]) < 12 else [])]
     executable = target / "bin" / f"python{python.minor}"
     env = {k: v for k, v in os.environ.items() if not k.startswith(("VIRTUAL_ENV", "PYTHON", "UV_PYTHON"))}
-    command = [uv_binary(), "pip", "install", "--quiet", "--python", executable, "--break-system-packages"]
+    command: list[str | Path] = [
+        uv_binary(),
+        "pip",
+        "install",
+        "--quiet",
+        "--python",
+        executable,
+        "--break-system-packages",
+    ]
     for offline in (["--offline"], []):
         done = subprocess.run(
             [*command, "--compile-bytecode", "--link-mode", "copy", *offline, *wanted],
