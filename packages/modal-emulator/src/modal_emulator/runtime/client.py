@@ -49,6 +49,9 @@ class ClientTree:
         return Bind(self.pkg, "/pkg"), Bind(self.deps, DEPS)
 
 
+_made: dict[tuple[Path, str, str, str], ClientTree] = {}
+
+
 async def client_tree(
     settings: Settings, client_version: str, python_minor: str, builder_version: str = "2025.06"
 ) -> ClientTree:
@@ -57,6 +60,9 @@ async def client_tree(
     Raises:
         BuildError: this machine lacks that Python, or the package index does not have or cannot give what is needed.
     """
+    call = (settings.cache, client_version, python_minor, builder_version)
+    if call in _made and (_made[call].pkg.parent / "complete").exists():
+        return _made[call]
     own = importlib.metadata.version("modal")
     version = re.match(r"[\w.]*", client_version)
     client_version = (version[0] if version else "") or own
@@ -66,6 +72,7 @@ async def client_tree(
     cache = LayerCache(settings.cache / "client")
     path = cache.layers / key
     tree = ClientTree(path / "pkg", path / "deps")
+    _made[call] = tree
     if (path / "complete").exists():
         return tree
     async with cache.lock(key):

@@ -96,7 +96,7 @@ class DirectoriesRuntime(Runtime):
         stage = self.cache.stage(key)
         try:
             old, new = self.cache.layers / parent.key / "root", stage.path / "root"
-            await asyncio.to_thread(shutil.copytree, old, new, symlinks=True)
+            await asyncio.to_thread(_copy_tree, old, new)
             await asyncio.to_thread(_rename_within, new, str(old), str(new))
         except BaseException:
             stage.close()
@@ -163,6 +163,19 @@ class DirectoriesRuntime(Runtime):
         await asyncio.to_thread(remove_tree, self._work)
 
 
+def _copy_tree(old: Path, new: Path) -> None:
+    """Copy an image's files; those of its Python are linked, because what installs packages replaces whole files."""
+    local = str(old / "usr" / "local") + "/"
+
+    def copy(source: str, target: str) -> None:
+        if source.startswith(local):
+            _link(Path(source), Path(target))
+        else:
+            shutil.copy2(source, target)
+
+    shutil.copytree(old, new, symlinks=True, copy_function=copy)
+
+
 def _lay_out(image: Path, root: Path) -> None:
     """Make a container's own copy of an image's files, but for those that are not likely to be changed."""
     root.mkdir()
@@ -206,9 +219,10 @@ def _rename_within(root: Path, old: str, new: str) -> None:
         if start == b"#!" or path.suffix in (".cfg", ".pth", ".py", ".json", ".sh", ".fish", ".csh", ""):
             data = path.read_bytes()
             if old.encode() in data and b"\0" not in data[:1024]:
-                info = path.stat()
+                mode = path.stat().st_mode
+                path.unlink()  # it may be a link to the other image's
                 path.write_bytes(data.replace(old.encode(), new.encode()))
-                path.chmod(info.st_mode)
+                path.chmod(mode)
 
 
 def _candidates(root: Path) -> Iterator[Path]:

@@ -69,6 +69,7 @@ class Launched(Process):
         try:
             await self._begin(description)
         except BaseException:
+            self.kill()
             await self.wait()
             raise
         if watch:
@@ -98,7 +99,7 @@ class Launched(Process):
         return await asyncio.shield(self._end)
 
     async def _finish(self) -> int:
-        status = await self._launcher.ended(self._id) if self.pid else -signal.SIGKILL
+        status = await self._launcher.ended(self._id)
         for pipe in self._pipes:
             await pipe.at_end()
         if self.watch is not None:
@@ -331,6 +332,12 @@ class Launcher:
                     loop.remove_writer(self._socket)
 
     async def close(self) -> None:
+        """Kill all containers, wait until they are gone, and end the process."""
+        pending = {container: ended for container, ended in self._ended.items() if not ended.done()}
+        for container in pending:
+            self.signal(container, signal.SIGKILL)
+        if pending:
+            await asyncio.wait(pending.values(), timeout=10)
         if self._loop is not None:
             self._loop.remove_reader(self._socket)
         self._socket.close()
