@@ -14,12 +14,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 from grpclib import GRPCError, Status
 from grpclib.const import Cardinality, Handler
 from grpclib.exceptions import StreamTerminatedError
-from google.protobuf.message_factory import GetMessageClass
 from modal_proto import api_pb2
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ class Fields:
         return cls(frozenset((reads + " " + moot).split()))
 
 
-_nested: dict[Descriptor, Fields] = {}
+_nested: dict[Any, Fields] = {}  # by descriptor
 
 
 def declare(message: type[Message], reads: str = "", moot: str = "") -> None:
@@ -121,7 +120,7 @@ class Router:
         self.lenient = lenient
         self.handlers: dict[str, Callable[[Any, Caller], Any]] = {}
         self.counts: dict[str, int] = {}
-        self._fields: dict[Descriptor, Fields] = {}
+        self._fields: dict[Any, Fields] = {}  # by descriptor
         self._said: set[str] = set()
         by_snake = {snake(method.name): method for method in SERVICE.methods}
         for service in services:
@@ -151,6 +150,7 @@ class Router:
             self.counts[name] = self.counts.get(name, 0) + 1
             caller = authorize(name, stream.metadata)  # type: ignore[arg-type]  # a MultiDict of headers
             request = await stream.recv_message()
+            assert request is not None  # grpclib has answered those who send none
             if function is None:
                 fail(Status.UNIMPLEMENTED, f"modal-emulator does not do {name}")
             try:

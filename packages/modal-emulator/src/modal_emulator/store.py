@@ -6,7 +6,21 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["Store"]
+__all__ = ["Store", "join_parts", "split_parts"]
+
+
+def join_parts(*parts: bytes) -> bytes:
+    """Put pieces of bytes into one; `split_parts` is its inverse."""
+    return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+
+
+def split_parts(data: bytes) -> list[bytes]:
+    parts = []
+    while data:
+        end = 4 + int.from_bytes(data[:4], "big")
+        parts.append(data[4:end])
+        data = data[end:]
+    return parts
 
 
 class Store:

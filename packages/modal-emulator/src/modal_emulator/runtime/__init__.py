@@ -104,8 +104,8 @@ class Process(ABC):
         """
 
     @abstractmethod
-    def terminate(self) -> None:
-        """Send SIGTERM to its first process."""
+    def interrupt(self) -> None:
+        """Send SIGINT to its first process: Modal's runtime runs the exit hooks then."""
 
     @abstractmethod
     def kill(self) -> None:

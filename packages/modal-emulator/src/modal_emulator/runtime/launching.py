@@ -118,8 +118,8 @@ class Launched(Process):
         self.oom = True
         self.kill()
 
-    def terminate(self) -> None:
-        self._launcher.signal(self._id, signal.SIGTERM)
+    def interrupt(self) -> None:
+        self._launcher.signal(self._id, signal.SIGINT)
 
     def kill(self) -> None:
         self._launcher.signal(self._id, signal.SIGKILL)

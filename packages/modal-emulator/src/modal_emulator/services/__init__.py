@@ -22,3 +22,6 @@ class Service:
 
     async def stop(self) -> None:
         """Let go of everything."""
+
+    async def drop_environment(self, name: str) -> None:
+        """Delete all that is in an environment, which is deleted."""

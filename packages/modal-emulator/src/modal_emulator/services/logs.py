@@ -1,0 +1,192 @@
+"""What containers print, kept by app and streamed to those who follow."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from modal_proto import api_pb2
+
+from ..rpc import Caller, rpc
+from . import Service
+
+__all__ = ["LogService"]
+
+MOST_ENTRIES = 100_000
+"""Of an app; the oldest are dropped."""
+MOST_IN_BATCH = 500
+LONGEST_ITEM = 64 * 1024  # characters
+
+STDOUT, STDERR = api_pb2.FILE_DESCRIPTOR_STDOUT, api_pb2.FILE_DESCRIPTOR_STDERR
+
+
+@dataclass(slots=True)
+class Entry:
+    number: int
+    task_id: str
+    function_id: str
+    log: api_pb2.TaskLogs
+
+
+@dataclass(slots=True)
+class Journal:
+    """The log of one app."""
+
+    entries: deque[Entry] = field(default_factory=lambda: deque(maxlen=MOST_ENTRIES))
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    done: bool = False
+
+    def notify(self) -> None:
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    def after(self, number: int) -> Iterator[Entry]:
+        """The entries since one, the oldest first."""
+        if not self.entries or self.entries[-1].number <= number:
+            return iter(())
+        skipped = max(0, number - self.entries[0].number + 1)
+        return itertools.islice(self.entries, skipped, None)
+
+
+class LogService(Service):
+    """The RPCs about logs."""
+
+    async def start(self) -> None:
+        self._journals: dict[str, Journal] = {}
+
+    def write(self, app_id: str, function_id: str, task_id: str, descriptor: int, text: str) -> None:
+        """Note what a container has printed."""
+        for start in range(0, len(text), LONGEST_ITEM):
+            now = time.time()
+            log = api_pb2.TaskLogs(
+                data=text[start : start + LONGEST_ITEM],
+                timestamp=now,
+                timestamp_ns=int(now * 1e9),
+                file_descriptor=STDERR if descriptor == 2 else STDOUT,
+            )
+            self._append(app_id, function_id, task_id, log)
+
+    def state(self, app_id: str, function_id: str, task_id: str, state: api_pb2.TaskState.ValueType) -> None:
+        """Note what a container is doing, for the client's status line."""
+        self._append(app_id, function_id, task_id, api_pb2.TaskLogs(task_state=state, timestamp=time.time()))
+
+    def finish(self, app_id: str) -> None:
+        """Nothing more will be printed by an app; those who follow it are told."""
+        journal = self._journal(app_id)
+        journal.done = True
+        journal.notify()
+
+    def _append(self, app_id: str, function_id: str, task_id: str, log: api_pb2.TaskLogs) -> None:
+        journal = self._journal(app_id)
+        number = journal.entries[-1].number + 1 if journal.entries else 1
+        journal.entries.append(Entry(number, task_id, function_id, log))
+        journal.notify()
+
+    def _journal(self, app_id: str) -> Journal:
+        journal = self._journals.get(app_id)
+        if journal is None:
+            journal = self._journals[app_id] = Journal()
+        return journal
+
+    @rpc(reads="app_id task_id timeout last_entry_id function_id file_descriptor", moot="search_text")
+    async def app_get_logs(
+        self, request: api_pb2.AppGetLogsRequest, caller: Caller
+    ) -> AsyncIterator[api_pb2.TaskLogsBatch]:
+        # The client filters by search_text itself.
+        app_id = request.app_id or self.plane.containers.app_of(request.task_id)
+        self.plane.apps.get(app_id)
+        journal = self._journal(app_id)
+        wanted = _filter(request.task_id, request.function_id, request.file_descriptor)
+        last = _number(request.last_entry_id)
+        deadline = time.monotonic() + request.timeout
+        while True:
+            changed = journal.changed
+            for batch in _batches(entry for entry in list(journal.after(last)) if wanted(entry)):
+                yield batch
+            if journal.entries:
+                last = max(last, journal.entries[-1].number)
+            if journal.done:
+                yield api_pb2.TaskLogsBatch(app_done=True)
+                return
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return
+            try:
+                await asyncio.wait_for(changed.wait(), left)
+            except TimeoutError:
+                return
+
+    @rpc(
+        reads="app_id since until limit source function_id task_id search_text",
+    )
+    async def app_fetch_logs(
+        self, request: api_pb2.AppFetchLogsRequest, caller: Caller
+    ) -> api_pb2.AppFetchLogsResponse:
+        found = self._between(request)
+        newest = found[-request.limit :] if request.limit else found
+        return api_pb2.AppFetchLogsResponse(batches=_batches(newest))
+
+    @rpc(reads="app_id task_id function_id search_text since until bucket_secs source")
+    async def app_count_logs(
+        self, request: api_pb2.AppCountLogsRequest, caller: Caller
+    ) -> api_pb2.AppCountLogsResponse:
+        width = max(1, request.bucket_secs)
+        answer = api_pb2.AppCountLogsResponse(app_id=request.app_id)
+        for start, entries in itertools.groupby(
+            self._between(request), lambda entry: int(entry.log.timestamp // width) * width
+        ):
+            kinds = [entry.log.file_descriptor for entry in entries]
+            answer.buckets.add(
+                bucket_start_at=Timestamp(seconds=start),
+                stdout_logs=kinds.count(STDOUT),
+                stderr_logs=kinds.count(STDERR),
+            )
+        return answer
+
+    def _between(self, request: api_pb2.AppFetchLogsRequest | api_pb2.AppCountLogsRequest) -> list[Entry]:
+        self.plane.apps.get(request.app_id)
+        since = request.since.ToNanoseconds() / 1e9
+        until = request.until.ToNanoseconds() / 1e9 if request.HasField("until") else float("inf")
+        wanted = _filter(request.task_id, request.function_id, request.source)
+        return [
+            entry
+            for entry in self._journal(request.app_id).entries
+            if entry.log.data
+            and wanted(entry)
+            and since <= entry.log.timestamp <= until
+            and request.search_text in entry.log.data
+        ]
+
+
+def _filter(task_id: str, function_id: str, descriptor: int) -> Callable[[Entry], bool]:
+    def wanted(entry: Entry) -> bool:
+        return (
+            (not task_id or entry.task_id == task_id)
+            and (not function_id or entry.function_id == function_id)
+            and (not descriptor or not entry.log.data or entry.log.file_descriptor == descriptor)
+        )
+
+    return wanted
+
+
+def _number(entry_id: str) -> int:
+    head = entry_id.split("-")[0]
+    return int(head) if head.isdecimal() and len(head) < 16 else 0
+
+
+def _batches(entries: Iterable[Entry]) -> list[api_pb2.TaskLogsBatch]:
+    """Entries as the client takes them: those of one container that follow each other in one batch."""
+    batches: list[api_pb2.TaskLogsBatch] = []
+    for entry in entries:
+        last = batches[-1] if batches else None
+        if last is None or last.task_id != entry.task_id or len(last.items) >= MOST_IN_BATCH:
+            last = api_pb2.TaskLogsBatch(task_id=entry.task_id, function_id=entry.function_id)
+            batches.append(last)
+        last.items.append(entry.log)
+        last.entry_id = f"{entry.number}-0"
+    return batches

@@ -1,0 +1,62 @@
+"""Functions are called in every way that the client has."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import program
+import pytest
+from modal_emulator import Emulator
+
+
+@pytest.fixture(scope="module")
+def said(server: Emulator) -> dict[str, Any]:
+    return program.run("calls.py", server.environ).check()
+
+
+CALLS: dict[str, Any] = {
+    "remote": 49,
+    "local": 49,
+    "map": [x * x for x in range(20)],
+    "unordered": [x * x for x in range(20)],
+    "map of none": [],
+    "starmap": [3, 7],
+    "two iterables": [11, 22],
+    "kwargs": [6, 7],
+    "for_each": None,
+    "error": ["Unusual", [3, "a multiple of three"], "a multiple of three"],
+    "error in map": ["Unusual", [3, "a multiple of three"], "a multiple of three"],
+    "return_exceptions": ["1", "2", "(3, 'a multiple of three')", "4"],
+    "generator": [*range(50)],
+    "async generator": [*range(5)],
+    "async": 2,
+    "nested": [0, 1, 4, 9],
+    "through blobs": True,
+    "spawn": 81,
+    "from_id": 81,
+    "gather": [0, 1, 4],
+    "call graph": ["nested", ["square", "square"]],
+    "aio": [0, 1, 4, 9, 16],
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_gives_what_the_function_gives(said: dict[str, Any], name: str) -> None:
+    assert said[name] == CALLS[name]
+
+
+def test_a_function_runs_in_a_container_of_its_image(said: dict[str, Any]) -> None:
+    there = said["surroundings"]
+    assert there["python"] == [*sys.version_info[:2]]
+    assert there["remote"] == "1"
+    assert there["task"] == "ta-"
+    assert not there["local"]
+
+
+def test_a_container_has_no_token(said: dict[str, Any]) -> None:
+    assert said["surroundings"]["tokens"] == []
+
+
+def test_programs_leave_nothing_undone(said: dict[str, Any]) -> None:
+    assert set(CALLS) | {"surroundings"} == set(said)
