@@ -151,7 +151,8 @@ class NamespacesRuntime(Runtime):
             upper, work = folder / "upper", folder / "work"
         else:
             mounted = self._mounted.setdefault(spec.changes, set())
-            mounted.update(each.target for each in (*spec.binds, *spec.overlays))
+            mounted.update(each.target for each in spec.binds)
+            mounted.update(each.target for each in spec.overlays)
             upper = spec.changes
             work = spec.changes / f".work-{self._numbers}"
         tops = {"root": [f"{key}/root" for key in chain if self._has(key, "root")]}
