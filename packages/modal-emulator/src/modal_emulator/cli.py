@@ -63,6 +63,12 @@ def server_options(function: F) -> F:
             click.option(
                 "--skip-apt", is_flag=True, help="Go on without Debian packages that cannot be had."
             ),
+            click.option(
+                "--share",
+                type=FOLDER,
+                multiple=True,
+                help="Have every container see this folder, and write to it, under the path that it has here.",
+            ),
         ]
     ):
         function = option(function)
@@ -140,6 +146,7 @@ def serve_command(
     lenient: bool,
     isolation: Isolation,
     skip_apt: bool,
+    share: tuple[Path, ...],
     token: tuple[str, str] | None,
     attached: bool,
     work: Path | None,
@@ -169,6 +176,7 @@ def serve_command(
             lenient=lenient,
             isolation=isolation,
             skip_apt=skip_apt,
+            share=tuple(folder.absolute() for folder in share),
         )
         return settings if cache is None else replace(settings, cache=cache.absolute())
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self
 
@@ -43,6 +43,7 @@ class Emulator:
         lenient: ignore what would have no effect here, instead of refusing it.
         isolation: "namespaces", "directories", or "auto" for the first where the kernel allows it.
         skip_apt: go on without Debian packages that cannot be had.
+        share: folders that every container sees, and may write to, under the paths that they have here.
         start_timeout: seconds that a start may take.
     """
 
@@ -57,6 +58,7 @@ class Emulator:
         lenient: bool = False,
         isolation: Isolation = "auto",
         skip_apt: bool = False,
+        share: Sequence[str | os.PathLike[str]] = (),
         start_timeout: float = 60.0,
     ) -> None:
         options = [f"--port={port}", f"--isolation={isolation}"]
@@ -68,6 +70,7 @@ class Emulator:
             for option, on in {"--tls": tls, "--lenient": lenient, "--skip-apt": skip_apt}.items()
             if on
         ]
+        options += [f"--share={Path(folder).absolute()}" for folder in share]
         self._options = options
         self._token = token
         self._start_timeout = start_timeout

@@ -25,6 +25,7 @@ class Settings:
         lenient: log fields that would have no effect instead of refusing them.
         isolation: how containers are kept apart; "auto" takes namespaces where the kernel allows them.
         skip_apt: go on without Debian packages that cannot be had.
+        share: folders that every container sees, and may write to, under the paths that they have here.
     """
 
     work: Path
@@ -37,6 +38,7 @@ class Settings:
     lenient: bool = False
     isolation: Isolation = "auto"
     skip_apt: bool = False
+    share: tuple[Path, ...] = ()
     workspace: str = "emulator"
 
     @property

@@ -307,6 +307,7 @@ class ContainerService(Service):
                         *client.binds,
                         *plane.mounts.binds(definition.mount_ids),
                         *container.attachment.binds,
+                        *(Bind(folder, str(folder), read_only=False) for folder in plane.settings.share),
                     ],
                     overlays=container.attachment.overlays,
                     output=_Lines(say or _log_of(plane, container)).write,
