@@ -117,7 +117,9 @@ class Box(Process):
         return answer
 
     def _mount(self, overlay: Overlay) -> None:
-        options = f"lowerdir={overlay.lower},upperdir={overlay.upper},workdir={overlay.work},userxattr,volatile"
+        options = (
+            f"lowerdir={overlay.lower},upperdir={overlay.upper},workdir={overlay.work},userxattr,volatile"
+        )
         self.do("mount", text=options + (",ro" if overlay.read_only else ""))
 
     async def remount(self, overlay: Overlay) -> None:
