@@ -148,7 +148,11 @@ def page(samples: Samples, scenarios: list[str], effort: Effort, where: list[str
         f"{len(found) - len(missed)} of {len(found)} are met." + (" Missed:" if missed else ""),
         "",
         *(f"- **{_full(verdict, found)}**: {_measured(verdict)}" for verdict in missed),
-        *([""] if missed else []),
+        *(
+            ["", "[Why](explanation/local-pool.md#what-it-misses-and-why), with a profile of each.", ""]
+            if missed
+            else []
+        ),
         target_table(found),
         "",
         *READINGS,
