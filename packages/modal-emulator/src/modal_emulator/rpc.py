@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.timestamp_pb2 import Timestamp
 from grpclib import GRPCError, Status
 from grpclib.const import Cardinality, Handler
 from grpclib.exceptions import StreamTerminatedError
@@ -40,6 +41,8 @@ LARGEST_REQUEST = 128 << 20
 """Bytes. An entry of a Dict may have 100 MiB; what else is large travels over HTTP."""
 LONGEST_MESSAGE = 2000
 """Characters of an error's message. It is sent as a header, and a client hangs up on headers that are too long."""
+LAST_SECOND = 60 * 10**9
+"""Of times in requests, since or before the epoch: some 1900 years."""
 REAL = (FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT)
 FULL = (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
 
@@ -195,6 +198,10 @@ class Router:
         """Refuse what is set in `message` and would have no effect, and numbers that are none."""
         descriptor = message.DESCRIPTOR
         fields = self._fields.get(descriptor) or _nested.get(descriptor)
+        if isinstance(message, Timestamp) and not (
+            abs(message.seconds) <= LAST_SECOND and 0 <= message.nanos < 10**9
+        ):
+            fail(Status.INVALID_ARGUMENT, f"{path} is no time")
         for field, value in message.ListFields():
             name = f"{path}.{field.name}"
             if fields is not None and field.name not in fields.known:
