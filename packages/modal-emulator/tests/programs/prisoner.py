@@ -110,6 +110,8 @@ def trespass(pids: list[int]) -> dict[str, Any]:
         "raw socket": attempt(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1).close()),
         "renice": attempt(lambda: os.nice(-5)),
         "ptrace": [libc.ptrace(16, pid, None, None) for pid in pids],
+        "first process": Path("/proc/1/status").read_text(),
+        "lie of status": attempt(lambda: [os.write(os.open(f"/proc/1/fd/{fd}", os.O_WRONLY), b"zz") for fd in os.listdir("/proc/1/fd") if int(fd) > 2]),
         "kernel module": attempt(lambda: open("/proc/kcore", "rb").read(1)),
     }
 
