@@ -6,6 +6,7 @@ An interpreter or a backend that is missing is a visible skip, so that everybody
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -83,6 +84,17 @@ def strangers(package: str, pyproject: dict[str, Any]) -> list[str]:
     return [path.parent.name for path in inits]
 
 
+def left_out(report: Path, backend: str, python: str) -> list[str]:
+    """The contract's tests that a backend's columns for a Python do not have, because they were skipped."""
+    fragments = sorted(report.glob(f"{backend}-*{python}.fragment.json"))
+    return [
+        f"{fragment.name.removesuffix('.fragment.json')}: {test['test']}: {test['reason']}"
+        for fragment in fragments
+        for test in json.loads(fragment.read_text())["tests"]
+        if test["outcome"] == "skipped"
+    ] or ([] if fragments else [f"{backend} on {python}: everything"])
+
+
 @nox_uv.session(python=PYTHONS, uv_groups=["test"], uv_all_packages=True)
 def tests(session: nox.Session) -> None:
     """All tests, on every Python."""
@@ -103,6 +115,9 @@ def conformance(session: nox.Session, backend: str) -> None:
     finally:
         # The report is of all sessions so far; that another one failed is not for this one to say.
         session.run("python", "-m", "mini.conformance", "report", str(REPORT), success_codes=[0, 1])
+    # Who asked for all of it is not to take a table with holes for one without.
+    if REQUIRE and (skipped := left_out(REPORT, backend, str(session.python))):
+        session.error("\n".join(["not all of the contract was tested:", *skipped]))
 
 
 @nox.session(python=PYTHONS[-1], reuse_venv=False)

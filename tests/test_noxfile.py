@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -67,3 +69,24 @@ def test_a_missing_backend(workspace: Path, arguments: list[str], ci: str, fails
     result = nox(workspace, f"conformance-{HERE}(backend='ghost')", arguments, ci)
     assert (result.returncode != 0) is fails, result.stdout
     assert "mini-ghost is not in this checkout" in result.stdout
+
+
+def test_a_table_with_holes_is_not_whole(root: Path, tmp_path: Path) -> None:
+    """What a session skips, it does not pass: where all is required, that fails it."""
+    spec = importlib.util.spec_from_file_location("noxfile", root / "noxfile.py")
+    assert spec is not None
+    assert spec.loader is not None
+    noxfile = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(noxfile)
+
+    def fragment(column: str, **outcomes: str) -> None:
+        tests = [{"test": test, "outcome": outcome, "reason": "why"} for test, outcome in outcomes.items()]
+        (tmp_path / f"{column}.fragment.json").write_text(json.dumps({"tests": tests}))
+
+    assert noxfile.left_out(tmp_path, "here", "3.11") == ["here on 3.11: everything"]
+    fragment("here-process-3.11", test_a="passed", test_b="declined")
+    fragment("here-process-3.12", test_a="skipped")
+    fragment("there-process-3.11", test_a="skipped")
+    assert noxfile.left_out(tmp_path, "here", "3.11") == []
+    fragment("here-thread-3.11", test_a="passed", test_b="skipped", test_c="failed")
+    assert noxfile.left_out(tmp_path, "here", "3.11") == ["here-thread-3.11: test_b: why"]

@@ -846,6 +846,26 @@ def test_a_breakpoint_works_below_the_bars(tmp_path: Path) -> None:
         assert_given_back(terminal)
 
 
+def test_a_breakpoint_in_a_call_works_inline(tmp_path: Path) -> None:
+    code = """
+import mini
+def train(x):
+    breakpoint()
+    return 2 * x
+with mini.LocalApparatus("debug", data_dir=".", workers="inline") as app:
+    print("got", list(app.map(train, [20, 30])))
+"""
+    with Terminal(program(tmp_path, code), cwd=tmp_path, env={"PYTHONBREAKPOINT": ""}) as terminal:
+        for shown in ("21", "31"):
+            terminal.shows("(Pdb)")
+            terminal.type("p 'x', x + 1\r")
+            terminal.shows(f"('x', {shown})")
+            terminal.type("continue\r")
+        assert terminal.finish() == 0
+        assert "got [40, 60]" in terminal.lines
+        assert_given_back(terminal)
+
+
 # --- figures ---
 
 

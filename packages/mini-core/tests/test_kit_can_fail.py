@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import signal
@@ -16,7 +17,8 @@ from pathlib import Path
 import pytest
 from broken import BROKEN, Broken
 from broken.selection import CHOSEN, others
-from mini.conformance.clauses import CLAUSES
+from mini.conformance import ApparatusConformance
+from mini.conformance.clauses import CLAUSES, clause_of
 
 
 @dataclass
@@ -114,3 +116,19 @@ def test_each_clause_can_fail() -> None:
     }
     assert "DET-01" in {broken.clause for broken in BROKEN}
     assert len({broken.name for broken in BROKEN}) == len(BROKEN)
+
+
+def test_each_clause_is_quoted_by_its_tests() -> None:
+    """An adapter's author reads with a failure which words of the contract are at stake, and what it means."""
+    quoted = set()
+    for name in filter(lambda name: name.startswith("test_"), dir(ApparatusConformance)):
+        clause = clause_of(name)
+        assert clause is not None, name
+        doc = " ".join(inspect.cleandoc(getattr(ApparatusConformance, name).__doc__ or "").split())
+        quote = re.match(r'"(.+?)" A failure ', doc)
+        assert quote is not None, f"{name}: {doc}"
+        text = " ".join(CLAUSES[clause].split())
+        missing = [part for part in quote[1].split(" […]") if part.strip(" ,") not in text]
+        assert missing == [], f"{name} quotes what {clause} does not say"
+        quoted.add(clause)
+    assert quoted == set(CLAUSES)

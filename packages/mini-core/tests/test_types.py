@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from pathlib import Path
 from typing import assert_type
 
@@ -21,6 +21,11 @@ async def shout(text: str, mark: str = "!") -> str:
 
 def count(n: int) -> Iterator[int]:
     yield from range(n)
+
+
+async def count_slowly(n: int) -> AsyncIterator[int]:
+    for x in range(n):
+        yield x
 
 
 @pytest.fixture
@@ -49,6 +54,27 @@ def test_maps_yield_the_return_type_of_the_function(app: mini.LocalApparatus) ->
     streamed = app.stream(count, 2)
     assert_type(streamed, Generator[int, None, None])
     assert list(streamed) == [0, 1]
+
+
+def test_the_async_twins_yield_the_same_types(app: mini.LocalApparatus) -> None:
+    async def collect() -> tuple[list[int], list[str], list[int | BaseException], list[int], list[int]]:
+        plain, awaited = app.amap(double, [1, 2]), app.amap(shout, ["a"])
+        assert_type(plain, AsyncGenerator[int, None])
+        assert_type(awaited, AsyncGenerator[str, None])
+        with_errors = app.amap(double, [1], return_exceptions=True)
+        assert_type(with_errors, AsyncGenerator[int | BaseException, None])
+        streamed, streamed_async = app.astream(count, 2), app.astream(count_slowly, 2)
+        assert_type(streamed, AsyncGenerator[int, None])
+        assert_type(streamed_async, AsyncGenerator[int, None])
+        return (
+            [x async for x in plain],
+            [x async for x in awaited],
+            [x async for x in with_errors],
+            [x async for x in streamed],
+            [x async for x in streamed_async],
+        )
+
+    assert asyncio.run(collect()) == ([2, 4], ["A!"], [2], [0, 1], [0, 1])
 
 
 def test_derived_apparatuses_keep_their_class(app: mini.LocalApparatus) -> None:

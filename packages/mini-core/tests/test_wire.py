@@ -193,6 +193,19 @@ def test_a_deep_traceback_is_cut_in_the_middle() -> None:
     assert len(traceback.extract_tb(arrived.__traceback__)) <= 200
 
 
+def test_code_that_travels_by_value_keeps_the_name_of_its_file() -> None:
+    """Whatever cloudpickle makes of it: without, tracebacks of scripts and notebooks show no source."""
+
+    def outer() -> Any:
+        return lambda: None
+
+    data, buffers = wire.dumps(outer)
+    arrived = wire.loads(data, buffers=buffers)
+    assert arrived is not outer
+    assert arrived.__code__ == outer.__code__
+    assert arrived.__code__.co_filename == arrived().__code__.co_filename == __file__
+
+
 def test_source_lines_travel_for_files_that_are_not_here() -> None:
     code = "def far():\n    raise ValueError('from far away')\n"
     linecache.cache["/only/there.py"] = (len(code), None, code.splitlines(keepends=True), "/only/there.py")

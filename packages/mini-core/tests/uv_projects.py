@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -16,10 +17,10 @@ from mini.requirements import find_project_root, find_uv
 
 @contextlib.contextmanager
 def bare_uv(cache: Path) -> Iterator[None]:
-    """uv as it is on a machine where nobody has set it up but for its indexes, and with a cache of its own."""
+    """uv as it is where nobody has set it up but for what it needs to reach an index, and with a cache of its own."""
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
-            if name.startswith("UV_") and "INDEX" not in name:
+            if name.startswith("UV_") and not re.search("INDEX|CERTS|NATIVE_TLS|INSECURE|HTTP", name):
                 patch.delenv(name)
         patch.delenv("VIRTUAL_ENV", raising=False)
         patch.setenv("UV_CACHE_DIR", str(cache))

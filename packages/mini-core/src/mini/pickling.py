@@ -1,4 +1,4 @@
-"""How values are pickled: as cloudpickle does, but exceptions keep everything and classes their identity.
+"""How values are pickled: as cloudpickle does, but exceptions keep everything, classes their identity, code its file.
 
 `mini.wire` imports this when something has to be pickled, and not before: cloudpickle and what it imports is half of
 what a worker process would have to load before its first call.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 import weakref
 from collections.abc import Callable, Mapping
-from types import FunctionType, MemberDescriptorType, SimpleNamespace, TracebackType
+from types import CodeType, FunctionType, MemberDescriptorType, SimpleNamespace, TracebackType
 from typing import Any, cast
 
 import cloudpickle
@@ -23,9 +23,12 @@ _tracked: Mapping[type, str] = _cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS
 _by_id: Mapping[str, type] = _cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID
 _made_here: weakref.WeakSet[type] = weakref.WeakSet()
 
+_FILENAME = 10
+"""Which argument of `CodeType` is the file's name. From 3.1.3 on cloudpickle leaves it out, and tracebacks need it."""
+
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """cloudpickle's pickler, with exceptions that keep everything and classes that keep their identity.
+    """cloudpickle's pickler, with exceptions that keep everything, classes that keep their identity, and code its file.
 
     Args:
         file: anything with a `write` method.
@@ -57,6 +60,9 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return _reduce_exception(obj)
         elif isinstance(obj, TracebackType):
             return _build_traceback, (summarise(obj),)
+        elif isinstance(obj, CodeType):
+            make, args = self.dispatch_table[CodeType](obj)
+            return make, (*args[:_FILENAME], obj.co_filename, *args[_FILENAME + 1 :])
         return super().reducer_override(obj)
 
 

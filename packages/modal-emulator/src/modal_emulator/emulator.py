@@ -75,6 +75,7 @@ class Emulator:
         self._ready: Ready | None = None
         self._work: Path | None = None
         self._log: IO[bytes] | None = None
+        self._said = ""
 
     def start(self) -> Self:
         """Start it, and wait until clients can connect; does nothing if it runs.
@@ -85,7 +86,7 @@ class Emulator:
         if self.running:
             return self
         self._clean()
-        self._log = self._log or tempfile.TemporaryFile()  # noqa: SIM115
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
         work = self._work = self._work or new_work_folder()
         options = [*self._options, f"--work={work}", "--attached"]
         if self._ready is not None:
@@ -95,7 +96,6 @@ class Emulator:
         if token is not None:
             # Everybody sees a process's arguments, but only its user the environment.
             env["MODAL_EMULATOR_TOKEN"] = ":".join(token)
-        begin = self._log.seek(0, os.SEEK_END)
         # Ctrl-C in a terminal is for the program whose server this is: hence a session of its own.
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "modal_emulator", "serve", *options],
@@ -107,7 +107,7 @@ class Emulator:
             start_new_session=True,
         )
         try:
-            self._ready = self._wait_until_ready(begin)
+            self._ready = self._wait_until_ready()
         except BaseException:
             self.kill()
             raise
@@ -176,9 +176,7 @@ class Emulator:
     @property
     def log(self) -> str:
         """What the server has written to its standard error since the first start."""
-        if self._log is None:
-            return ""
-        return os.pread(self._log.fileno(), os.fstat(self._log.fileno()).st_size, 0).decode(errors="replace")
+        return self._said + self._read_log()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -199,11 +197,10 @@ class Emulator:
             )
         return self._ready
 
-    def _wait_until_ready(self, begin: int) -> Ready:
+    def _wait_until_ready(self) -> Ready:
         """Read the one line that the server writes to its standard output."""
         assert self._process is not None
         assert self._process.stdout is not None
-        assert self._log is not None
         deadline, line = time.monotonic() + self._start_timeout, b""
         with self._process.stdout as pipe, selectors.DefaultSelector() as selector:
             selector.register(pipe, selectors.EVENT_READ)
@@ -215,9 +212,15 @@ class Emulator:
                     continue
                 else:
                     problem = f"ended with status {self._process.wait(self._start_timeout)}"
-                said = os.pread(self._log.fileno(), 1 << 20, begin).decode(errors="replace").strip()
+                said = self._read_log().strip()
                 raise EmulatorError(f"modal-emulator {problem}" + (f":\n{said}" if said else ""))
         return Ready(**json.loads(line))
+
+    def _read_log(self) -> str:
+        if self._log is None:
+            return ""
+        # At a place of its own: the server's is the same file description.
+        return os.pread(self._log.fileno(), os.fstat(self._log.fileno()).st_size, 0).decode(errors="replace")
 
     def _clean(self) -> None:
         """Let go of what an ended process has left."""
@@ -227,5 +230,9 @@ class Emulator:
                 if pipe is not None:
                     pipe.close()
             self._process = None
+        if self._log is not None:
+            self._said += self._read_log()
+            self._log.close()
+            self._log = None
         if self._work is not None and self._work.exists():
             remove_tree(self._work)

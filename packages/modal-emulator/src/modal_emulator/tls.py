@@ -27,6 +27,8 @@ PERMITTED = ("localhost", "127.0.0.0/8", "::1/128")
 """All that the authority of a server can vouch for, whoever gets hold of its key."""
 CA_DAYS, DAYS = 3650, 397
 RENEW = dt.timedelta(days=30)
+# Without a common name: OpenSSL would take it for one more host, which limits of an authority apply to.
+SERVER = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "modal-emulator")])
 SKEW = dt.timedelta(hours=1)  # by which clocks of one network may differ
 
 
@@ -147,7 +149,7 @@ class Authority:
 def self_signed(hosts: Sequence[str] = LOOPBACK) -> Certificate:
     """A server's certificate that nobody but itself vouches for."""
     key = ec.generate_private_key(ec.SECP256R1())
-    builder = _leaf(hosts, _name(hosts), key, None, None)
+    builder = _leaf(hosts, SERVER, key, None, None)
     return Certificate(builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM), _pem(key))
 
 
@@ -158,7 +160,7 @@ def _leaf(
     not_before: dt.datetime | None,
     not_after: dt.datetime | None,
 ) -> x509.CertificateBuilder:
-    builder = _builder(_name(hosts), issuer, key, not_before, not_after, DAYS)
+    builder = _builder(SERVER, issuer, key, not_before, not_after, DAYS)
     extensions: list[tuple[x509.ExtensionType, bool]] = [
         (x509.BasicConstraints(ca=False, path_length=None), True),
         (_usage(ca=False), True),
@@ -192,10 +194,6 @@ def _builder(
 
 def _now() -> dt.datetime:
     return dt.datetime.now(dt.UTC)
-
-
-def _name(hosts: Sequence[str]) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])])
 
 
 def _general_name(host: str) -> x509.GeneralName:

@@ -71,7 +71,7 @@ class ContainerSpec:
         milli_cpu: thousandths of a core it may use at most; 0 for no limit.
         memory_mib: memory it may use at most; 0 for no limit. Beyond it, it is killed and `Process.oom` says so.
         output: takes what it writes.
-        changes: a folder where what it changes of its image stays, for a new layer: see `Runtime.commit`. The same one
+        changes: the folder of a stage (`Runtime.stage`), where what it changes of its image stays for a new layer. It
             may be given to several, one after the other, and each sees what those before it did. None: it is thrown away.
     """
 
@@ -149,8 +149,8 @@ class Runtime(ABC):
         """
 
     @abstractmethod
-    async def stage(self, parent: Meta) -> Stage:
-        """Begin a layer above `parent`: a folder that containers can be given as `ContainerSpec.changes`."""
+    async def stage(self, parent: Meta, key: str) -> Stage:
+        """Begin the layer `key` above `parent`: a folder that containers can be given as `ContainerSpec.changes`."""
 
     @abstractmethod
     def find(self, stage: Stage, parent: Meta, name: str) -> Path | None:

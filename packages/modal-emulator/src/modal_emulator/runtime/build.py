@@ -56,6 +56,25 @@ libc = " ".join(platform.libc_ver())
 print(json.dumps({"version": "%d.%d.%d" % sys.version_info[:3], "libc": libc, "packages": packages}))
 """
 
+# Scripts of COPY; $1 is the source, $2 the target, $3 a mode or empty.
+COPY_FOLDER = """
+mkdir -p -- "$2" && cp -a --no-preserve=ownership -- "$1/." "$2/" || exit
+[ -z "$3" ] || find "$1" -mindepth 1 -printf '%P\\0' | (cd -- "$2" && xargs -0 -r chmod -- "$3")
+"""
+COPY_INTO = """
+mkdir -p -- "$2" && cp -a --no-preserve=ownership -- "$1" "$2/" || exit
+[ -z "$3" ] || chmod -- "$3" "$2/${1##*/}"
+"""
+COPY_FILE = """
+mkdir -p -- "$(dirname -- "$2")" || exit
+if [ -d "$2" ]; then set -- "$1" "$2/${1##*/}" "$3"; fi
+cp -a --no-preserve=ownership -- "$1" "$2" || exit
+[ -z "$3" ] || chmod -- "$3" "$2"
+"""
+COPY_UVX = """
+mkdir -p -- "$(dirname -- "$2")" && printf '#!/bin/sh\\nexec uv tool uvx "$@"\\n' > "$2" && chmod 755 -- "$2"
+"""
+
 Say = Callable[[str], None]
 
 
@@ -171,7 +190,7 @@ class Builder:
             return await build.run(key)
 
     async def _call(self, step: FunctionStep, parent: Meta, key: str, say: Say) -> Meta:
-        stage = await self.runtime.stage(parent)
+        stage = await self.runtime.stage(parent, key)
         try:
             await step.run(parent.layer, stage.path, say)
             # A function can install packages too.
@@ -261,7 +280,7 @@ class _Build:
         self._stage: Stage | None = None
 
     async def run(self, key: str) -> Meta:
-        stage = self._stage = await self._runtime.stage(self._parent)
+        stage = self._stage = await self._runtime.stage(self._parent, key)
         folder = tempfile.TemporaryDirectory(dir=self._builder.cache.layers.parent, prefix="context-")
         try:
             self._prepare(Path(folder.name))
@@ -343,7 +362,7 @@ class _Build:
                     if "'" in rest or '"' in rest
                     else expand(rest, state.variables)
                 )
-                state.workdir = os.path.normpath(PurePosixPath(state.workdir) / path)
+                state.workdir = _join(state.workdir, path)
                 await self._expect(["mkdir", "-p", "--", state.workdir], instruction)
             case "CMD":
                 state.cmd = json_list(rest) or [*state.shell, rest]
@@ -524,24 +543,14 @@ class _Build:
         target = copy.target
         if not target.startswith("/"):
             slash = "/" if target.endswith("/") or target in (".", "./") else ""
-            target = os.path.normpath(PurePosixPath(self._state.workdir) / target) + slash
+            target = _join(self._state.workdir, target) + slash
         if copy.uv:
             await self._copy_uv(copy, target, instruction)
             return
         for source in copy.sources:
             for path, there in self._context(source, instruction):
-                if path.is_dir():
-                    script = 'mkdir -p -- "$2" && cp -a --no-preserve=ownership -- "$1/." "$2/"'
-                    if copy.chmod:
-                        script += ' && cd -- "$1" && for f in * .[!.]* ..?*; do [ ! -e "$f" ] || chmod -R "$3" -- "$2/$f"; done'
-                elif target.endswith("/"):
-                    script = 'mkdir -p -- "$2" && cp -a --no-preserve=ownership -- "$1" "$2/"'
-                    if copy.chmod:
-                        script += ' && chmod "$3" -- "$2/${1##*/}"'
-                else:
-                    script = 'mkdir -p -- "$(dirname -- "$2")" && cp -a --no-preserve=ownership -- "$1" "$2"'
-                    if copy.chmod:
-                        script += ' && if [ -d "$2" ]; then chmod "$3" -- "$2/${1##*/}"; else chmod "$3" -- "$2"; fi'
+                into = COPY_INTO if target.endswith("/") else COPY_FILE
+                script = COPY_FOLDER if path.is_dir() else into
                 await self._expect(["/bin/sh", "-c", script, "copy", there, target, copy.chmod], instruction)
 
     async def _copy_uv(self, copy: Copy, target: str, instruction: Instruction) -> None:
@@ -557,10 +566,8 @@ class _Build:
             if name not in ("uv", "uvx"):
                 raise BuildError(f"{instruction.line}: uv's image has /uv and /uvx")
             where = f"{target}{name}" if target.endswith("/") else target
-            script = 'mkdir -p -- "$(dirname -- "$2")" && cp -- "$1" "$2" && chmod 755 -- "$2"'
-            if name == "uvx":
-                script = 'mkdir -p -- "$(dirname -- "$2")" && printf \'#!/bin/sh\\nexec uv tool uvx "$@"\\n\' > "$2" && chmod 755 "$2"'
-            await self._expect(["/bin/sh", "-c", script, "copy", f"{HIDDEN}/uv", where], instruction)
+            script = COPY_UVX if name == "uvx" else COPY_FILE
+            await self._expect(["/bin/sh", "-c", script, "copy", f"{HIDDEN}/uv", where, "755"], instruction)
 
     def _context(self, source: str, instruction: Instruction) -> list[tuple[Path, str]]:
         """What a COPY source means: paths on this machine, and in the container."""
@@ -573,11 +580,9 @@ class _Build:
                 if mounted == "context" or self._definition.context is None:
                     found.append((folder, f"{HIDDEN}/{mounted}"))
                 continue
-            names = (
-                glob.glob(relative, root_dir=folder, include_hidden=True)
-                if glob.has_magic(relative)
-                else [relative]
-            )
+            names = [relative]
+            if glob.has_magic(relative):
+                names = [str(path.relative_to(folder)) for path in folder.glob(relative)]
             root = folder.resolve()
             for name in sorted(names):
                 path = folder / name
@@ -608,6 +613,11 @@ def _confined(name: str) -> str:
     if "\0" in name:
         raise BuildError("a path of the context has a NUL in it")
     return "/".join(parts)
+
+
+def _join(folder: str, path: str) -> str:
+    """An absolute path in an image."""
+    return "/" + os.path.normpath(PurePosixPath("/", folder, path)).lstrip("/")
 
 
 def _replace_path(value: str, old: str, new: str) -> str:

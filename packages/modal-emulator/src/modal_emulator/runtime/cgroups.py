@@ -49,6 +49,7 @@ class Cgroups:
     """
 
     def __init__(self) -> None:
+        _remove_abandoned()
         self._name = f"modal-emulator-{os.getpid()}-{secrets.token_hex(3)}"
         self._parents: dict[str, Path] = {}
         self._unified = False
@@ -127,6 +128,19 @@ class Cgroups:
             with contextlib.suppress(OSError):
                 folder.rmdir()
         self._parents.clear()
+
+
+def _remove_abandoned() -> None:
+    """Remove the groups of servers that were killed."""
+    for parent in _hierarchies().values():
+        for folder in parent.glob("modal-emulator-*"):
+            pid = folder.name.split("-")[2]
+            if not Path("/proc", pid).exists():
+                for group in folder.glob("*/"):
+                    with contextlib.suppress(OSError):
+                        group.rmdir()
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
 
 
 def _hierarchies() -> dict[str, Path]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from .namespaces import NamespacesRuntime, NamespacesUnavailable
+from .launching import LauncherUnavailable
+from .namespaces import NamespacesRuntime
 
 if TYPE_CHECKING:
     from ..settings import Settings
@@ -20,7 +21,7 @@ def open_runtime(settings: Settings) -> Runtime:
     """The runtime that `settings.isolation` asks for; "auto" tries namespaces and falls back on directories.
 
     Raises:
-        NamespacesUnavailable: namespaces were asked for, and the kernel refuses them.
+        LauncherUnavailable: namespaces were asked for, and the kernel refuses them.
     """
     from .directories import DirectoriesRuntime
 
@@ -28,7 +29,7 @@ def open_runtime(settings: Settings) -> Runtime:
         return DirectoriesRuntime(settings)
     try:
         return NamespacesRuntime(settings)
-    except NamespacesUnavailable as exc:
+    except LauncherUnavailable as exc:
         if settings.isolation == "namespaces":
             raise
         log.warning(

@@ -7,7 +7,6 @@ after what the image has itself: `/pkg/sitecustomize.py` puts it at the end of `
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import importlib.metadata
 import os
 import re
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import Bind, BuildError
-from .layers import LayerCache, Stage, remove_tree
+from .layers import LayerCache, Stage, content_key, remove_tree
 from .pythons import find_python, uv_binary
 
 if TYPE_CHECKING:
@@ -50,6 +49,9 @@ class ClientTree:
         return Bind(self.pkg, "/pkg"), Bind(self.deps, DEPS)
 
 
+_made: dict[tuple[Path, str, str, str], ClientTree] = {}
+
+
 async def client_tree(
     settings: Settings, client_version: str, python_minor: str, builder_version: str = "2025.06"
 ) -> ClientTree:
@@ -58,14 +60,19 @@ async def client_tree(
     Raises:
         BuildError: this machine lacks that Python, or the package index does not have or cannot give what is needed.
     """
+    call = (settings.cache, client_version, python_minor, builder_version)
+    if call in _made and (_made[call].pkg.parent / "complete").exists():
+        return _made[call]
     own = importlib.metadata.version("modal")
-    client_version = re.match(r"[\w.]*", client_version)[0] or own  # type: ignore[index]
+    version = re.match(r"[\w.]*", client_version)
+    client_version = (version[0] if version else "") or own
     python = find_python(python_minor)
-    identity = "\0".join((VERSION, own, client_version, python.version, builder_version, sys.prefix))
-    key = f"{client_version}-{python_minor}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    identity = content_key(VERSION, own, client_version, python.version, builder_version, sys.prefix)
+    key = f"{client_version}-{python_minor}-{identity[:12]}"
     cache = LayerCache(settings.cache / "client")
     path = cache.layers / key
     tree = ClientTree(path / "pkg", path / "deps")
+    _made[call] = tree
     if (path / "complete").exists():
         return tree
     async with cache.lock(key):
@@ -106,7 +113,17 @@ def _make(stage: Stage, client_version: str, minor: str, builder_version: str, e
     (pkg / "sitecustomize.py").write_text(SITECUSTOMIZE)
     remove_tree(fetched)
     # Hashes that are never checked: importing the client is most of a cold start.
-    command = [executable, "-I", "-m", "compileall", "-q", "-j", "0", "--invalidation-mode", "unchecked-hash"]
+    command: list[str | Path] = [
+        executable,
+        "-I",
+        "-m",
+        "compileall",
+        "-q",
+        "-j",
+        "0",
+        "--invalidation-mode",
+        "unchecked-hash",
+    ]
     subprocess.run([*command, pkg, deps], check=False, capture_output=True, stdin=subprocess.DEVNULL)
     (stage.path / "complete").touch()
 
@@ -162,7 +179,7 @@ def _copy_distribution(name: str, target: Path) -> bool:
 
 def _install(target: Path, executable: Path, what: list[str]) -> None:
     env = {k: v for k, v in os.environ.items() if not k.startswith(("VIRTUAL_ENV", "PYTHON", "UV_PYTHON"))}
-    command = [
+    command: list[str | Path] = [
         uv_binary(),
         "pip",
         "install",

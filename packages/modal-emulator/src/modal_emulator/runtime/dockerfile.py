@@ -25,8 +25,8 @@ __all__ = [
 ]
 
 KNOWN = {
-    "ADD", "ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "LABEL", "MAINTAINER", "RUN", "SHELL", "STOPSIGNAL",
-    "USER", "WORKDIR",
+    "ADD", "ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "LABEL", "MAINTAINER", "RUN", "SHELL",
+    "STOPSIGNAL", "USER", "WORKDIR",
 }  # fmt: skip
 NOT_HERE = {
     "HEALTHCHECK": "nothing here looks after the health of containers",

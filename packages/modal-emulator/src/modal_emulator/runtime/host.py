@@ -1,6 +1,6 @@
 """The lowest layer of each image: this machine's own userland.
 
-What programs need of it is seen through an overlay (`/usr`, and `/bin`, `/lib` and so on where they are folders), so that
+What programs need of it is seen through an overlay (`/usr`, and `/bin`, `/lib` and so on where they are folders):
 images cost no space and what is installed here need not be fetched. `/etc` and the database of packages are copied, and
 of `/etc` only what everybody may read. Nothing else of the machine is in an image.
 """
@@ -31,8 +31,8 @@ _COPIED = (
 _LEFT_OUT = {"hosts", "resolv.conf", "mtab", "hostname"}
 _EMPTY = (
     "dev", "proc", "sys", "run", "run/lock", "home", "mnt", "media", "srv", "boot", "root", "tmp", "etc", "opt", "usr",
-    "var/tmp", "var/log/apt", "var/log", "var/mail", "var/spool", "var/opt", "var/local", "var/cache/apt/archives/partial",
-    "var/lib/apt/lists/partial",
+    "var/tmp", "var/log/apt", "var/log", "var/mail", "var/spool", "var/opt", "var/local",
+    "var/cache/apt/archives/partial", "var/lib/apt/lists/partial",
 )  # fmt: skip
 
 

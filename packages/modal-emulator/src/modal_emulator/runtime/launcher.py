@@ -9,8 +9,6 @@ Processes of a container: an `init` of ours (the first of its pid namespace; it 
 status on) and the command. An init that ends takes all others of its namespace with it.
 """
 
-# ruff: noqa: PTH  # paths here are strings, mostly of another root directory
-
 from __future__ import annotations
 
 import array
@@ -334,10 +332,13 @@ def init(spec: dict[str, Any], fds: dict[str, int]) -> NoReturn:
         # Only now is the launcher the parent, and not the process between that made the namespaces.
         if os.read(fds["go"], 1) != b"g":
             os._exit(1)
-        check(libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0), "prctl")
-        if (
-            os.read(fds["go"], 1) != b""
-        ):  # closed by a launcher that lives, or that was gone before the line above
+        # Without a namespace the kernel does not kill the rest with this process: it does that itself.
+        signal.signal(signal.SIGUSR1, end_of_launcher)
+        last_signal = signal.SIGKILL if spec["namespaces"] else signal.SIGUSR1
+        check(libc.prctl(PR_SET_PDEATHSIG, int(last_signal), 0, 0, 0), "prctl")
+        # The launcher closes it now, and waits for `setup`: had it ended before, its parent is another.
+        os.read(fds["go"], 1)
+        if not spec["namespaces"] and os.getppid() != spec["launcher"]:
             os._exit(1)
         os.setsid()
         for number in fds["cgroups"]:  # type: ignore[attr-defined]
@@ -345,11 +346,16 @@ def init(spec: dict[str, Any], fds: dict[str, int]) -> NoReturn:
         if spec["cpus"]:
             with contextlib.suppress(OSError):
                 os.sched_setaffinity(0, spec["cpus"])
-        socket.sethostname(spec["hostname"])
-        enter_root(set_up_root(spec))
-        drop_capabilities()
+        if spec["namespaces"]:
+            socket.sethostname(spec["hostname"])
+            enter_root(set_up_root(spec))
+            drop_capabilities()
+        else:
+            check(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
         command = os.fork()
         if command == 0:
+            if not spec["namespaces"]:
+                libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
             run_command(spec, fds["out"], fds["err"], setup)
     except BaseException as exc:
         text = f"{exc}" if isinstance(exc, (OSError, SetupError)) else traceback.format_exc()
@@ -373,12 +379,42 @@ def init(spec: dict[str, Any], fds: dict[str, int]) -> NoReturn:
         pid, code = os.wait()
         if pid == command:
             os.write(status, str(code).encode())
+            if not spec["namespaces"]:
+                kill_descendants()
             os._exit(0)
 
 
+def end_of_launcher(*_: object) -> None:
+    kill_descendants()
+    os._exit(1)
+
+
+def children_of(pid: int) -> list[int]:
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with (
+                contextlib.suppress(OSError),
+                open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as file,
+            ):
+                found.extend(int(word) for word in file.read().split())
+    return found
+
+
+def kill_descendants() -> None:
+    """Kill all that came of this process. It is their subreaper: the children of those killed become its own."""
+    while children := children_of(os.getpid()):
+        for child in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.wait()
+
+
 class Launcher:
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, namespaces: bool) -> None:
         self.control = control
+        self.namespaces = namespaces
         self.poll = select.poll()
         self.poll.register(control, select.POLLIN)
         self.wake, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -408,6 +444,8 @@ class Launcher:
     def receive(self) -> None:
         data, ancillary, _, _ = self.control.recvmsg(65536, socket.CMSG_SPACE(16 * 4))
         if not data:
+            if not self.namespaces:
+                kill_descendants()
             os._exit(0)  # the server is gone: the kernel kills the containers
         fds = array.array("i")
         for level, kind, payload in ancillary:
@@ -420,8 +458,11 @@ class Launcher:
             case "signal":
                 pid = self.pids.get(message["id"])
                 if pid is not None:
+                    number = int(message["signal"])
+                    if number == signal.SIGKILL and not self.namespaces:
+                        number = signal.SIGUSR1  # its init kills the rest, and ends
                     with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, message["signal"])
+                        os.kill(pid, number)
             case "remount":
                 self.remount(message)
 
@@ -435,10 +476,15 @@ class Launcher:
             pid_read, pid_write = os.pipe2(os.O_CLOEXEC)
             setup_read, setup_write = os.pipe2(os.O_CLOEXEC)
             status_read, status_write = os.pipe2(os.O_CLOEXEC)
+            spec["namespaces"] = self.namespaces
+            spec["launcher"] = os.getpid()
             middle = os.fork()
             if middle == 0:
                 try:
-                    check(libc.unshare(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS), "unshare")
+                    if self.namespaces:
+                        check(
+                            libc.unshare(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS), "unshare"
+                        )
                     pid = os.fork()
                     if pid == 0:
                         signal.set_wakeup_fd(-1)
@@ -485,7 +531,7 @@ class Launcher:
             except ChildProcessError:
                 return
             if pid == 0:
-                return
+                break
             if pid in self.running:
                 container, status = self.running.pop(pid)
                 self.pids.pop(container, None)
@@ -494,11 +540,17 @@ class Launcher:
                 for number, (of, _) in list(self.setups.items()):
                     if of == container:
                         self.is_set_up(number)
-                # The container's root can write to this pipe of its first process, too.
-                said = int(text) if text.isdigit() and len(text) < 8 else -1
-                if os.WIFEXITED(said) or os.WIFSIGNALED(said):
-                    code = said & 0xFFFF
+                # An init that was killed has not said how the command ended: it was killed with it. And what is in the
+                # pipe may be from the container, whose root can write to it.
+                code = int(text) if text.isdigit() and len(text) < 8 else int(signal.SIGKILL)
+                if not (os.WIFEXITED(code) or os.WIFSIGNALED(code)):
+                    code = int(signal.SIGKILL)
                 self.send(event="ended", id=container, status=os.waitstatus_to_exitcode(code))
+        if not self.namespaces:
+            for child in children_of(os.getpid()):
+                if child not in self.running:  # left by an init that was killed
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(child, signal.SIGKILL)
 
     def remount(self, message: dict[str, Any]) -> None:
         """Put an overlay in the place of another in a container's mount namespace."""
@@ -592,7 +644,11 @@ def main() -> NoReturn:
     control.set_inheritable(False)
     scratch = sys.argv[2]
     uid, gid = os.getuid(), os.getgid()
-    launcher = Launcher(control)
+    launcher = Launcher(control, sys.argv[3] == "namespaces")
+    if not launcher.namespaces:
+        check(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
+        launcher.send(event="ready")
+        launcher.serve()
     try:
         check(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
         if SYS_KEYCTL is not None:  # containers do not inherit the keys of who started the server

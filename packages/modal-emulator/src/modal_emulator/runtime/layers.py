@@ -1,7 +1,7 @@
 """The cache of image layers on disk.
 
-A layer is a folder named by its key, with `meta.json`, which is written last: what lacks it is not a layer. Servers share
-the cache; a lock file per key makes one of them build what several want. Unfinished folders are held by a lock as
+A layer is a folder named by its key, with `meta.json`, which is written last: what lacks it is not a layer. Servers
+share the cache; a lock file per key makes one of them build what several want. Unfinished folders are held by a lock as
 well, so that those which a killed server has left can be told from those in use, and removed.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import secrets
@@ -23,7 +24,7 @@ from typing import Any
 
 from . import Layer
 
-__all__ = ["LayerCache", "Meta", "Stage", "remove_tree", "tree_size"]
+__all__ = ["LayerCache", "Meta", "Stage", "content_key", "remove_tree", "tree_size"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +72,19 @@ class Stage:
     """An unfinished layer: a folder held by a lock. `close` removes it, unless it was published."""
 
     path: Path
+    _lock_file: Path
     _lock: int
 
     def close(self) -> None:
         if self._lock >= 0:
             remove_tree(self.path)
-            self.path.with_name(self.path.name + ".lock").unlink(missing_ok=True)
-            os.close(self._lock)
-            self._lock = -1
+            self.keep()
+
+    def keep(self) -> None:
+        """Let go of it, leaving what is there."""
+        self._lock_file.unlink(missing_ok=True)
+        os.close(self._lock)
+        self._lock = -1
 
 
 class LayerCache:
@@ -142,24 +148,30 @@ class LayerCache:
         finally:
             os.close(file)
 
-    def stage(self) -> Stage:
-        """A folder for a new layer."""
-        path = self._stages / secrets.token_hex(8)
-        lock = os.open(path.with_name(path.name + ".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    def stage(self, key: str = "") -> Stage:
+        """A folder for a new layer. With `key` it is where that layer will be, for content that cannot be moved."""
+        name = f"{key}-" if key else secrets.token_hex(8)
+        lock = os.open(self._stages / f"{name}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
+        path = self.layers / key if key else self._stages / name
+        remove_tree(path)
         path.mkdir()
-        return Stage(path, lock)
+        return Stage(path, self._stages / f"{name}.lock", lock)
 
     def publish(self, stage: Stage, meta: Meta) -> Meta:
         """Make a layer of what is in a stage."""
         meta = replace(meta, size=tree_size(stage.path), created=time.time())
-        (stage.path / "meta.json").write_text(json.dumps(asdict(meta)))
+        temporary = stage.path / "meta.json.new"
+        temporary.write_text(json.dumps(asdict(meta)))
+        temporary.rename(stage.path / "meta.json")
         target = self.layers / meta.key
-        if self.get(meta.key) is None:
-            if target.exists():  # without its meta.json or a parent
-                remove_tree(target)
-            stage.path.rename(target)
-        stage.close()
+        if stage.path == target:
+            stage.keep()
+        else:
+            if self.get(meta.key) is None:
+                remove_tree(target)  # without its meta.json or a parent, if it is there at all
+                stage.path.rename(target)
+            stage.close()
         self._known[meta.key] = meta
         return meta
 
@@ -203,12 +215,21 @@ class LayerCache:
                 continue
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                remove_tree(lock.with_suffix(""))
+                key = lock.stem.removesuffix("-")
+                if key == lock.stem:
+                    remove_tree(lock.with_suffix(""))
+                elif not (self.layers / key / "meta.json").exists():
+                    remove_tree(self.layers / key)
                 lock.unlink(missing_ok=True)
             except BlockingIOError:
                 pass
             finally:
                 os.close(file)
+
+
+def content_key(*parts: str) -> str:
+    """A key of a layer that is made of these."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
 def remove_tree(path: Path) -> None:

@@ -23,7 +23,7 @@ class MemoryWatch:
         self._task = asyncio.ensure_future(self._run())
 
     async def _run(self) -> None:
-        while resident(self._pid) <= self._limit:
+        while resident(self._pid) <= self._limit:  # noqa: ASYNC110  # nothing would set an event
             await asyncio.sleep(INTERVAL)
         self._exceeded()
 

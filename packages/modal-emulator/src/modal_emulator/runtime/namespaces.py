@@ -6,43 +6,29 @@ rest. The lowest layer is this machine's userland, the one above it Python in /u
 
 from __future__ import annotations
 
-import array
 import asyncio
 import contextlib
 import functools
-import hashlib
-import json
 import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from . import Bind, BuildError, ContainerSpec, Overlay, Process, Runtime
+from . import Bind, BuildError, ContainerSpec, Process, Runtime
 from .cgroups import Cgroups, Group
 from .host import host_identity, make_host_layer, system_tops
-from .layers import LayerCache, Meta, Stage, remove_tree
-from .memory import MemoryWatch
+from .launching import PATH, Launched, Launcher, describe_overlay
+from .layers import LayerCache, Meta, Stage, content_key, remove_tree
 from .pythons import find_python, relocated, uv_binary
 
 if TYPE_CHECKING:
     from ..settings import Settings
 
-__all__ = ["NamespacesRuntime", "NamespacesUnavailable"]
+__all__ = ["BASE_ENV", "NamespacesRuntime", "limits"]
 
 VERSION = "namespaces-1"
-PATH = "/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
 BASE_ENV = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": "/root"}
-MAX_PACKET = 65536
-
-
-class NamespacesUnavailable(Exception):
-    """The kernel does not let us; the message says what failed."""
 
 
 class NamespacesRuntime(Runtime):
@@ -54,18 +40,20 @@ class NamespacesRuntime(Runtime):
         self._work.mkdir(parents=True, exist_ok=True)
         self.cache = LayerCache(settings.cache / "namespaces")
         self.cgroups = Cgroups()
-        self.launcher = Launcher(settings.cache)
+        self.launcher = Launcher(settings.cache, "namespaces")
         self.identity = f"{VERSION} {host_identity()} {self.launcher.full}"
         self._tops = system_tops()
         self._numbers = 0
         self.apt = self.launcher.full and shutil.which("apt-get") is not None
 
     def base_key(self, minor: str) -> str:
-        return _key(self.identity, "python", find_python(minor).identity, str(uv_binary().stat().st_size))
+        return content_key(
+            self.identity, "python", find_python(minor).identity, str(uv_binary().stat().st_size)
+        )
 
     async def base(self, minor: str, say: Callable[[str], None]) -> Meta:
         python = find_python(minor)
-        host_key = _key(self.identity, "host")
+        host_key = content_key(self.identity, "host")
         key = self.base_key(minor)
         meta = self.cache.get(key)
         if meta is not None:
@@ -104,7 +92,7 @@ class NamespacesRuntime(Runtime):
             finally:
                 stage.close()
 
-    async def stage(self, parent: Meta) -> Stage:
+    async def stage(self, parent: Meta, key: str) -> Stage:
         return self.cache.stage()
 
     def find(self, stage: Stage, parent: Meta, name: str) -> Path | None:
@@ -148,19 +136,10 @@ class NamespacesRuntime(Runtime):
         tops = {"root": [f"{key}/root" for key in chain if self._has(key, "root")]}
         for top in self._tops:
             tops[top] = [*(f"{key}/{top}" for key in chain if self._has(key, top)), f"/{top}"]
-        cpus: list[int] = []
-        group: Group | None = None
-        if spec.milli_cpu or spec.memory_mib:
-            group = self.cgroups.make(str(self._numbers), spec.milli_cpu, spec.memory_mib)
-        if spec.milli_cpu and not (group and self.cgroups.cpu):
-            cpus = sorted(os.sched_getaffinity(0))[: -(-spec.milli_cpu // 1000)]
-        process = NamespacesProcess(self, spec, folder, group)
+        cpus, group = limits(self.cgroups, self._numbers, spec)
+        process = Launched(self.launcher, spec, folder, group)
         binds = [
-            *(
-                Bind(Path(name).resolve(), name)
-                for name in ("/etc/resolv.conf", "/etc/hosts")
-                if Path(name).exists()
-            ),
+            *_network_files(),
             *spec.binds,
         ]
         description = {
@@ -170,20 +149,14 @@ class NamespacesRuntime(Runtime):
             "upper": str(upper),
             "work": str(work),
             "binds": [{"source": str(b.source), "target": b.target, "read_only": b.read_only} for b in binds],
-            "overlays": [_overlay(each) for each in spec.overlays],
+            "overlays": [describe_overlay(each) for each in spec.overlays],
             "hostname": spec.name[:63],
             "command": list(spec.command),
             "env": dict(spec.env),
             "workdir": spec.workdir,
             "cpus": cpus,
         }
-        try:
-            await process.begin(description)
-        except BaseException:
-            await process.wait()
-            raise
-        if spec.memory_mib and not (group and self.cgroups.memory):
-            process.watch = MemoryWatch(process.pid, spec.memory_mib, process.out_of_memory)
+        await process.run(description, watch=bool(spec.memory_mib and not (group and self.cgroups.memory)))
         return process
 
     @functools.lru_cache(maxsize=4096)  # noqa: B019  # one runtime per server
@@ -196,308 +169,20 @@ class NamespacesRuntime(Runtime):
         await asyncio.to_thread(remove_tree, self._work)
 
 
-def _key(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+def _network_files() -> list[Bind]:
+    """What says how names of hosts are resolved here; it may change while images are kept."""
+    paths = (Path("/etc/resolv.conf"), Path("/etc/hosts"))
+    return [Bind(path.resolve(), str(path)) for path in paths if path.exists()]
 
 
-def _overlay(overlay: Overlay) -> dict[str, Any]:
-    return {
-        "target": overlay.target,
-        "lower": str(overlay.lower),
-        "upper": str(overlay.upper),
-        "work": str(overlay.work),
-        "read_only": overlay.read_only,
-    }
-
-
-class NamespacesProcess(Process):
-    watch: MemoryWatch | None = None
-
-    def __init__(
-        self, runtime: NamespacesRuntime, spec: ContainerSpec, folder: Path, group: Group | None
-    ) -> None:
-        self.pid = 0
-        self.oom = False
-        self._runtime = runtime
-        self._launcher = runtime.launcher
-        self._spec = spec
-        self._folder = folder
-        self._group = group
-        self._id = self._launcher.new_id()
-        self._pipes: list[_Pipe] = []
-        self._end: asyncio.Task[int] | None = None
-
-    async def begin(self, description: dict[str, Any]) -> None:
-        fds: list[int] = []
-        memory = os.memfd_create("container")
-        try:
-            os.write(memory, json.dumps(description).encode())
-            os.lseek(memory, 0, os.SEEK_SET)
-            fds.append(memory)
-            for number in (1, 2):
-                read, write = os.pipe2(os.O_CLOEXEC)
-                fds.append(write)
-                self._pipes.append(_Pipe(read, number, self._spec.output))
-            if self._group is not None:
-                fds.extend(self._group.open())
-            self.pid = await self._launcher.start(self._id, fds)
-        finally:
-            for fd in fds:
-                os.close(fd)
-
-    async def wait(self) -> int:
-        if self._end is None:
-            self._end = asyncio.ensure_future(self._finish())
-        return await asyncio.shield(self._end)
-
-    async def _finish(self) -> int:
-        status = await self._launcher.ended(self._id) if self.pid else -signal.SIGKILL
-        for pipe in self._pipes:
-            await pipe.at_end()
-        if self.watch is not None:
-            self.watch.stop()
-        if self._group is not None:
-            # A child that was killed for its memory need not be the end of the container.
-            if self._group.oom_kills and status != 0:
-                self.oom = True
-            self._group.remove()
-        await asyncio.to_thread(remove_tree, self._folder)
-        return status
-
-    def out_of_memory(self) -> None:
-        self.oom = True
-        self.kill()
-
-    def interrupt(self) -> None:
-        self._launcher.signal(self._id, signal.SIGINT)
-
-    def kill(self) -> None:
-        self._launcher.signal(self._id, signal.SIGKILL)
-
-    async def remount(self, overlay: Overlay) -> None:
-        await self._launcher.remount(self._id, _overlay(overlay))
-
-
-class _Pipe:
-    """The reading end of what a container writes."""
-
-    def __init__(self, fd: int, number: int, output: Callable[[int, bytes], None]) -> None:
-        os.set_blocking(fd, False)
-        self._fd = fd
-        self._number = number
-        self._output = output
-        self._loop = asyncio.get_running_loop()
-        self._ended = asyncio.Event()
-        self._loop.add_reader(fd, self._read)
-
-    def _read(self) -> None:
-        try:
-            data = os.read(self._fd, 65536)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if data:
-            self._output(self._number, data)
-        else:
-            self._loop.remove_reader(self._fd)
-            os.close(self._fd)
-            self._ended.set()
-
-    async def at_end(self) -> None:
-        await self._ended.wait()
-
-
-class Launcher:
-    """The process that containers are forked from, as seen from here; `launcher.py` is the other end.
-
-    Attributes:
-        full: whether containers have all user ids, or only root's.
-    """
-
-    def __init__(self, scratch: Path) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket = ours
-        self._ids = 0
-        self._started: dict[int, asyncio.Future[int]] = {}
-        self._ended: dict[int, asyncio.Future[int]] = {}
-        self._remounts: dict[int, asyncio.Future[None]] = {}
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._gone = False
-        folder = Path(tempfile.mkdtemp(dir=scratch, prefix="probe-"))
-        script = Path(__file__).with_name("launcher.py")
-        try:
-            with theirs:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", script, str(theirs.fileno()), folder],
-                    pass_fds=[theirs.fileno()],
-                    env={"PATH": PATH},
-                    cwd="/",
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=None,
-                    start_new_session=True,  # a Ctrl-C at the terminal is the server's to handle
-                )
-            self.full = self._greet()
-        except BaseException:
-            ours.close()
-            with contextlib.suppress(AttributeError):
-                self._process.wait()
-            raise
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-        ours.setblocking(False)
-
-    def _greet(self) -> bool:
-        self._socket.settimeout(30)
-        full = False
-        while True:
-            try:
-                data = self._socket.recv(MAX_PACKET)
-            except TimeoutError:
-                data = b""
-            if not data:
-                raise NamespacesUnavailable("the process that starts containers has ended")
-            message = json.loads(data)
-            match message["event"]:
-                case "unshared":
-                    full = self._map_all_ids()
-                    self._socket.send(b"mapped" if full else b"no")
-                case "ready":
-                    return full
-                case _:
-                    raise NamespacesUnavailable(message["error"])
-
-    def _map_all_ids(self) -> bool:
-        """Give the user namespace the ids that this one has, if we may."""
-        if os.geteuid() != 0:
-            return False
-        try:
-            for kind in ("uid", "gid"):
-                ranges = [line.split() for line in Path(f"/proc/self/{kind}_map").read_text().splitlines()]
-                text = "".join(f"{inside} {inside} {count}\n" for inside, _, count in ranges)
-                Path(f"/proc/{self._process.pid}/{kind}_map").write_text(text)
-                if sum(int(count) for _, _, count in ranges) < 65536:
-                    return True  # mapped, but apt's user is not among them
-        except OSError:
-            return False
-        return True
-
-    def new_id(self) -> int:
-        self._ids += 1
-        return self._ids
-
-    def _attach(self) -> None:
-        """Listen in the running loop."""
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            self._loop = loop
-            loop.add_reader(self._socket, self._receive)
-
-    def _receive(self) -> None:
-        while True:
-            try:
-                data = self._socket.recv(MAX_PACKET)
-            except BlockingIOError:
-                return
-            except OSError:
-                data = b""
-            if not data:
-                self._lost()
-                return
-            message = json.loads(data)
-            match message["event"]:
-                case "started":
-                    _settle(self._started.pop(message["id"], None), message["pid"])
-                case "failed":
-                    self._ended.pop(message["id"], None)
-                    _refuse(self._started.pop(message["id"], None), OSError(message["error"]))
-                case "ended":
-                    _settle(self._ended.get(message["id"]), message["status"])
-                case "remounted":
-                    future = self._remounts.pop(message["call"], None)
-                    if message["error"]:
-                        _refuse(future, OSError(message["error"], os.strerror(message["error"])))
-                    else:
-                        _settle(future, None)
-
-    def _lost(self) -> None:
-        """The process has ended, and with it all containers."""
-        self._gone = True
-        if self._loop is not None:
-            self._loop.remove_reader(self._socket)
-        for started in self._started.values():
-            _refuse(started, OSError("the process that starts containers has ended"))
-        for remount in self._remounts.values():
-            _refuse(remount, OSError("the process that starts containers has ended"))
-        for ended in self._ended.values():
-            _settle(ended, -signal.SIGKILL)
-
-    async def start(self, container: int, fds: list[int]) -> int:
-        """Start a container; returns the pid of its first process."""
-        self._attach()
-        loop = asyncio.get_running_loop()
-        if self._gone:
-            raise OSError("the process that starts containers has ended")
-        started = self._started[container] = loop.create_future()
-        self._ended[container] = loop.create_future()
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
-        await self._send({"op": "start", "id": container}, rights)
-        return await started
-
-    async def ended(self, container: int) -> int:
-        future = self._ended.get(container)
-        if future is None:
-            return -signal.SIGKILL
-        status = await asyncio.shield(future)
-        self._ended.pop(container, None)
-        return status
-
-    def signal(self, container: int, number: int) -> None:
-        future = self._ended.get(container)
-        if future is not None and not future.done() and not self._gone:
-            task = asyncio.ensure_future(self._send({"op": "signal", "id": container, "signal": int(number)}))
-            task.add_done_callback(lambda done: done.exception())
-
-    async def remount(self, container: int, overlay: dict[str, Any]) -> None:
-        call = self.new_id()
-        future = self._remounts[call] = asyncio.get_running_loop().create_future()
-        await self._send({"op": "remount", "id": container, "call": call, **overlay})
-        await future
-
-    async def _send(self, message: dict[str, Any], rights: list[Any] | None = None) -> None:
-        data = json.dumps(message).encode()
-        while True:
-            try:
-                self._socket.sendmsg([data], rights or [])
-                return
-            except BlockingIOError:
-                writable = asyncio.Event()
-                loop = asyncio.get_running_loop()
-                loop.add_writer(self._socket, writable.set)
-                try:
-                    await writable.wait()
-                finally:
-                    loop.remove_writer(self._socket)
-
-    async def close(self) -> None:
-        if self._loop is not None:
-            self._loop.remove_reader(self._socket)
-        self._socket.close()
-        self._lost_after_close()
-        await asyncio.to_thread(self._process.wait)
-
-    def _lost_after_close(self) -> None:
-        self._gone = True
-        for ended in self._ended.values():
-            _settle(ended, -signal.SIGKILL)
-
-
-def _settle(future: asyncio.Future[Any] | None, value: object) -> None:
-    if future is not None and not future.done():
-        future.set_result(value)
-
-
-def _refuse(future: asyncio.Future[Any] | None, error: Exception) -> None:
-    if future is not None and not future.done():
-        future.set_exception(error)
+def limits(cgroups: Cgroups, number: int, spec: ContainerSpec) -> tuple[list[int], Group | None]:
+    """The processors that a container may run on, if that is how it is limited, and its control group."""
+    group = (
+        cgroups.make(str(number), spec.milli_cpu, spec.memory_mib)
+        if spec.milli_cpu or spec.memory_mib
+        else None
+    )
+    if spec.milli_cpu and not (group and cgroups.cpu):
+        # Coarser than a share of time, but it holds.
+        return sorted(os.sched_getaffinity(0))[: -(-spec.milli_cpu // 1000)], group
+    return [], group

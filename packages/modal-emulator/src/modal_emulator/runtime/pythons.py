@@ -82,10 +82,14 @@ def _candidates(minor: str | None = None) -> Iterator[Path]:
     base = Path(getattr(sys, "_base_executable", None) or sys.executable).resolve()
     yield base
     for folder, pattern in ((pyenv / "versions", f"*/bin/{name}"), (uv, f"*/bin/{name}")):
-        yield from sorted(folder.glob(pattern))
+        yield from sorted(folder.glob(pattern), key=_newest_first)
     for entry in (*os.environ.get("PATH", "").split(":"), "/usr/local/bin", "/usr/bin"):
         if entry and "shims" not in Path(entry).parts:
             yield from sorted(Path(entry).glob(name))
+
+
+def _newest_first(path: Path) -> list[int]:
+    return [-int(number) for number in re.findall(r"\d+", path.parts[-3])]
 
 
 @functools.lru_cache(maxsize=256)
@@ -114,7 +118,10 @@ def _describe(executable: Path, _modified: int) -> HostPython | None:
 
 
 def find_python(minor: str) -> HostPython:
-    """The best installation of a minor version; BuildError if there is none."""
+    """An installation of a minor version; BuildError if there is none.
+
+    The one that this server runs in comes first, and the system's own last: it is patched for the system.
+    """
     found: dict[Path, HostPython] = {}
     for path in _candidates(minor):
         real = path.resolve()
@@ -122,6 +129,8 @@ def find_python(minor: str) -> HostPython:
             continue
         python = _describe(real, real.stat().st_mtime_ns)
         if python is not None and python.minor == minor:
+            if python.prefix != Path("/usr"):
+                return python
             found[real] = python
     if not found:
         have = ", ".join(host_minors()) or "none"
@@ -129,10 +138,7 @@ def find_python(minor: str) -> HostPython:
             f"Python {minor} is not on this machine, and images are made from what is (found: {have})."
             f" `uv python install {minor}` gets it."
         )
-    # The system's own is patched for the system; any other is nearer to what an image has.
-    return max(
-        found.values(), key=lambda p: (p.prefix != Path("/usr"), [int(n) for n in p.version.split(".")])
-    )
+    return next(iter(found.values()))
 
 
 def host_minors() -> list[str]:
@@ -287,7 +293,15 @@ def _add_packages(python: HostPython, target: Path, say: Callable[[str], None]) 
     wanted = ["pip", "wheel", *(["setuptools"] if int(python.minor.split(".")[1]) < 12 else [])]
     executable = target / "bin" / f"python{python.minor}"
     env = {k: v for k, v in os.environ.items() if not k.startswith(("VIRTUAL_ENV", "PYTHON", "UV_PYTHON"))}
-    command = [uv_binary(), "pip", "install", "--quiet", "--python", executable, "--break-system-packages"]
+    command: list[str | Path] = [
+        uv_binary(),
+        "pip",
+        "install",
+        "--quiet",
+        "--python",
+        executable,
+        "--break-system-packages",
+    ]
     for offline in (["--offline"], []):
         done = subprocess.run(
             [*command, "--compile-bytecode", "--link-mode", "copy", *offline, *wanted],

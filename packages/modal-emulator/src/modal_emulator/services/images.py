@@ -175,10 +175,8 @@ class ImageService(Service):
             )
         cache = self._builder.cache
         newest = cache.newest(key)
-        if not error and (request.force_build or request.ignore_cache):
-            build_key = fresh_key(key)
-        else:
-            build_key = newest
+        anew = not error and (request.force_build or request.ignore_cache)
+        build_key = fresh_key(key) if anew else newest
         image_id = _image_id(build_key, request.builder_version)
         build = self._builds.get(image_id)
         if build is not None and build.task is not None and not build.task.done():
@@ -296,7 +294,9 @@ class ImageService(Service):
         arch = getattr(image, "arch", 0)
         if not arch:
             return
-        name = api_pb2.Image.DESCRIPTOR.fields_by_name["arch"].enum_type.values_by_number[arch].name
+        kind = api_pb2.Image.DESCRIPTOR.fields_by_name["arch"].enum_type
+        assert kind is not None
+        name = kind.values_by_number[arch].name
         own = {"x86_64": ("X86_64", "AMD64"), "aarch64": ("AARCH64", "ARM64")}.get(platform.machine(), ())
         if not name.endswith(own or (platform.machine().upper(),)) and not name.endswith("UNSPECIFIED"):
             fail(
