@@ -22,7 +22,7 @@ psutil: Any = import_module("psutil")  # for mypy, which runs where it has no ty
 
 now = time.perf_counter
 
-SUITES = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 THAW_SECONDS = 0.3
 
@@ -32,13 +32,13 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """Start a Python that runs `code`, in a session of its own, as a terminal's Ctrl-C finds it.
 
-    It can import the suites by their names: `localpool.tasks`.
+    It can import the suites: `benchmarks.localpool.tasks`.
     """
     # Nothing of what Python may be told, for instance to compile modules anew each time.
     inherited = {
         name: value for name, value in (environ or os.environ).items() if not name.startswith("PYTHON")
     }
-    environment = {**inherited, "PYTHONPATH": str(SUITES), "PYTHONSAFEPATH": "1"}
+    environment = {**inherited, "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"}
     return subprocess.Popen(
         [sys.executable, "-c", code],
         env=environment,

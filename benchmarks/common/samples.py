@@ -24,6 +24,7 @@ class Samples:
         self.values.setdefault(measure, {}).setdefault(subject, {})[turn] = value
 
     def miss(self, measure: str, subject: str, why: str) -> None:
+        """Say why there is no value; `subject` is "*" for all."""
         self.missing.setdefault(measure, {})[subject] = why
 
     def of(self, measure: str, subject: str) -> dict[int, float]:
@@ -31,7 +32,8 @@ class Samples:
 
     def why(self, measure: str, subject: str) -> str:
         """Why there is no value; empty if nobody knows."""
-        return self.missing.get(measure, {}).get(subject, "")
+        reasons = self.missing.get(measure, {})
+        return reasons.get(subject) or reasons.get("*", "")
 
 
 def take_rounds(

@@ -21,7 +21,7 @@ class Target:
 
     scenario: str
     what: str
-    sign: Literal["≥", "≤", "="]
+    sign: Literal["≥", "≤", "<", "="]
     bound: float
     values: Values
     unit: str = "×"
@@ -60,6 +60,8 @@ class Verdict:
                 return bool(self.values) and self.median >= bound
             case "≤":
                 return bool(self.values) and self.median <= bound
+            case "<":
+                return bool(self.values) and self.median < bound
             case "=":
                 return bool(self.values) and all(value == bound for value in self.values)
 

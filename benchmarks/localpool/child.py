@@ -18,7 +18,7 @@ class Driver(child.Driver):
     """A process that owns the pool `name` and measures when asked."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"from localpool.driver import main; main({name!r}, {{replies}})")
+        super().__init__(f"from benchmarks.localpool.driver import main; main({name!r}, {{replies}})")
 
     def end(self, limit: float = 15.0) -> None:
         super().end(limit)
@@ -30,7 +30,7 @@ def seconds_to_first_result(name: str, limit: float = 60.0) -> float:
     """From the start of a new interpreter to the first result of a pool."""
     receive, send = os.pipe()
     begin = now()
-    code = f"from localpool.driver import first_result; first_result({name!r}, {send})"
+    code = f"from benchmarks.localpool.driver import first_result; first_result({name!r}, {send})"
     process = start(code, pass_fds=(send,))
     os.close(send)
     try:
