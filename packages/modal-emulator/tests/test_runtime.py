@@ -97,7 +97,9 @@ def test_output_is_whole(lab: Lab) -> None:
 def test_interrupt_and_kill(lab: Lab) -> None:
     async def work() -> None:
         output: list[tuple[int, bytes]] = []
-        script = "import signal; signal.signal(signal.SIGINT, lambda *_: exit(3)); print('on'); signal.pause()"
+        script = (
+            "import signal; signal.signal(signal.SIGINT, lambda *_: exit(3)); print('on'); signal.pause()"
+        )
         process = await lab.start("python", "-u", "-c", script, output=output)
         await first_line(output, process)
         process.interrupt()
@@ -220,12 +222,14 @@ def test_others_are_not_seen(isolated: Lab) -> None:
         script = "echo secret > /tmp/secret; echo secret > /dev/shm/secret; echo on; exec sleep 1000"
         one = await isolated.start("sh", "-c", script, output=output)
         await first_line(output, one)
-        look = "ls /tmp /dev/shm; cat /proc/[0-9]*/root/tmp/secret; ls /proc | grep -c '^[0-9]'; cat /etc/shadow; hostname"
+        look = "ls /tmp /dev/shm; cat /proc/[0-9]*/root/tmp/secret /etc/shadow"
         ran = await isolated.ran("sh", "-c", look)
         assert "secret\n" not in ran.out
         assert "$" not in ran.out
-        seen = await isolated.ran("python", "-c", "import os; print([p for p in os.listdir('/proc') if p.isdigit()])")
-        assert len(eval(seen.out)) == 2
+        seen = await isolated.ran(
+            "python", "-c", "import os; print([p for p in os.listdir('/proc') if p.isdigit()])"
+        )
+        assert seen.out.count("'") == 4  # its init and itself
         one.kill()
         await one.wait()
 
@@ -235,7 +239,8 @@ def test_others_are_not_seen(isolated: Lab) -> None:
 def test_the_kernel_cannot_be_changed(isolated: Lab) -> None:
     script = (
         "echo x > /proc/sys/kernel/core_pattern && echo bad; mount -t tmpfs none /mnt && echo bad;"
-        " umount /proc/sys && echo bad; mount -o remount,rw /proc/sys && echo bad; echo b > /proc/sysrq-trigger && echo bad"
+        " umount /proc/sys && echo bad; mount -o remount,rw /proc/sys && echo bad;"
+        " echo b > /proc/sysrq-trigger && echo bad"
     )
     assert isolated.run("sh", "-c", script).out == ""
 
@@ -260,12 +265,17 @@ def overlay(folder: Path, name: str, content: str, *, read_only: bool = False) -
     for each in ("lower", "upper", "work"):
         (folder / name / each).mkdir(parents=True)
     (folder / name / "lower" / "f").write_text(content)
-    return Overlay("/vol", folder / name / "lower", folder / name / "upper", folder / name / "work", read_only)
+    return Overlay(
+        "/vol", folder / name / "lower", folder / name / "upper", folder / name / "work", read_only
+    )
 
 
 def test_overlay(isolated: Lab, tmp_path: Path) -> None:
     one = overlay(tmp_path, "one", "one")
-    assert isolated.run("sh", "-c", "cat /vol/f; echo two > /vol/f; rm -f /vol/none", overlays=[one]).out == "one"
+    assert (
+        isolated.run("sh", "-c", "cat /vol/f; echo two > /vol/f; rm -f /vol/none", overlays=[one]).out
+        == "one"
+    )
     assert (one.lower / "f").read_text() == "one"
     assert (one.upper / "f").read_text() == "two\n"
     fixed = overlay(tmp_path, "fixed", "fixed", read_only=True)
@@ -283,11 +293,13 @@ def test_remount(isolated: Lab, tmp_path: Path) -> None:
     async def work() -> None:
         output: list[tuple[int, bytes]] = []
         script = "cat /vol/f; echo; read x < /go; cat /vol/f; echo new > /vol/new; read x < /go; cat /vol/f"
-        process = await isolated.start("sh", "-c", script, overlays=[one], binds=[Bind(go, "/go", False)], output=output)
+        process = await isolated.start(
+            "sh", "-c", script, overlays=[one], binds=[Bind(go, "/go", False)], output=output
+        )
         await first_line(output, process)
         await process.remount(two)
         await asyncio.to_thread(go.write_text, "go\n")
-        while b"two" not in b"".join(data for _, data in output):
+        while b"two" not in b"".join(data for _, data in output):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         await process.remount(three)
         await asyncio.to_thread(go.write_text, "go\n")
@@ -350,7 +362,9 @@ def test_processor_limit(lab: Lab) -> None:
 
 def test_all_processes_end_with_the_first(lab: Lab) -> None:
     word = f"31536{os.getpid()}"
-    ran = lab.run("sh", "-c", f"setsid sleep {word} & (setsid sh -c 'sleep {word} & sleep {word}' &) ; sleep 0.1")
+    ran = lab.run(
+        "sh", "-c", f"setsid sleep {word} & (setsid sh -c 'sleep {word} & sleep {word}' &) ; sleep 0.1"
+    )
     assert ran.status == 0
     assert processes_with(word) == []
 
@@ -413,10 +427,18 @@ def test_containers_die_with_the_server(lab: Lab, tmp_path: Path) -> None:
 def test_nothing_is_left(lab: Lab) -> None:
     folder = lab.work / "containers"
     lab.run("sh", "-c", "mkdir -p /a/b; echo > /a/b/c; chmod 0 /a/b; mkdir /tmp/x; chmod 0 /tmp/x")
-    before = (len(os.listdir("/proc/self/fd")), sorted(folder.iterdir()), Path("/proc/self/mountinfo").read_text())
+    before = (
+        len(list(Path("/proc/self/fd").iterdir())),
+        sorted(folder.iterdir()),
+        Path("/proc/self/mountinfo").read_text(),
+    )
     for _ in range(5):
         lab.run("sh", "-c", "mkdir -p /a/b; echo > /a/b/c", memory_mib=500, milli_cpu=1000)
-    after = (len(os.listdir("/proc/self/fd")), sorted(folder.iterdir()), Path("/proc/self/mountinfo").read_text())
+    after = (
+        len(list(Path("/proc/self/fd").iterdir())),
+        sorted(folder.iterdir()),
+        Path("/proc/self/mountinfo").read_text(),
+    )
     assert after == before
     assert [path for path in folder.iterdir() if path.name.isdigit()] == []
 
@@ -425,10 +447,10 @@ def test_nothing_is_left(lab: Lab) -> None:
 @pytest.mark.timeout(600)
 def test_a_thousand_containers(lab: Lab) -> None:
     lab.run("true")
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(1000):
         assert lab.run("true", memory_mib=100).status == 0
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
     assert [path for path in (lab.work / "containers").iterdir() if path.name.isdigit()] == []
     assert lab.runtime.launcher._ended == {}  # type: ignore[attr-defined]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import ssl
@@ -102,6 +103,9 @@ class ControlPlane:
         with contextlib.ExitStack() as stack:
             # First of all: it is what fails when somebody has the port.
             listening = stack.enter_context(socket.create_server(("127.0.0.1", self.settings.port)))
+            # asyncio does this only for sockets that say their protocol; who connects to this one inherits it. Without
+            # it every answer that follows another at once waits for the client's delayed acknowledgement.
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             port: int = listening.getsockname()[1]
             for service in self.services:
                 self._started.append(service)
