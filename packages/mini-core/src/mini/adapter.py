@@ -1,4 +1,4 @@
-"""Both ends of an adapter's wire: a `Station` where calls run, a `MessageCarrier` where the caller is.
+"""Both ends of an adapter's wire: a `Station` or a `Relay` where calls run, a `MessageCarrier` where the caller is.
 
 Between the two go messages. A message is a list of frames, bytes-like objects whose order and lengths have to survive;
 `mini.wire.join_frames` and `split_frames` are for transports that take one piece of bytes. An adapter brings messages
@@ -15,10 +15,11 @@ from abc import abstractmethod
 from collections import deque
 
 from .carrier import Carrier, Event, Group, Lost, Outcomes, Reports, Returned, Task
-from .station import PART, REPORTS, STEAL_SECONDS, Station
+from .relay import Relay
+from .station import LOST, PART, REPORTS, STEAL_SECONDS, Station
 from .wire import Frames
 
-__all__ = ["MessageCarrier", "Station"]
+__all__ = ["MessageCarrier", "Relay", "Station"]
 
 
 class MessageCarrier(Carrier):
@@ -146,4 +147,6 @@ class MessageCarrier(Carrier):
         group = self.groups.get(number)
         if group is None:
             return None
+        if kind == LOST:
+            return Lost(group, *value)
         return Outcomes(group, message[1:], value) if kind == PART else Returned(group, value)

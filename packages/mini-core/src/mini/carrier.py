@@ -31,19 +31,22 @@ class Task:
     Attributes:
         program: what to run; the worker needs `head` and `program.frames`.
         single: there is one group only, so nothing needs to be kept for another.
-        timeout: seconds that one call may run, or None.
         quick: its groups take so little time that a worker should have the next one at hand.
     """
 
     head: ProgramHead
     program: Program
     single: bool = False
-    timeout: float | None = None
     quick: bool = False
 
     @property
     def id(self) -> str:
         return self.head.flow
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds that one call may run."""
+        return self.head.timeout
 
 
 @dataclass(slots=True, eq=False, repr=False)

@@ -546,12 +546,11 @@ class Apparatus(ABC):
         if self._runtime.closed:
             raise RuntimeError("this apparatus is closed; make a new one")
         options = self._options
-        timed = options.timeout is not None
-        program = wire.pack_program(fn, kwargs, self._hooks, mode=mode, timed=timed)
+        program = wire.pack_program(fn, kwargs, self._hooks, mode=mode)
         flow_id = _engine.new_flow_id()
         credit = options.window or STREAM_AHEAD
-        head = ProgramHead(flow_id, mode, timed, self.name, self.worker_data_dir, credit)
-        task = Task(head, program, single, options.timeout)
+        head = ProgramHead(flow_id, mode, options.timeout, self.name, self.worker_data_dir, credit)
+        task = Task(head, program, single)
         status = FlowStatus(flow_id, program.name, None, time.monotonic())
         flow = Flow(task, Source(((),)), status, progress=options.progress, live_logs=options.logs or False)
         engine = self._runtime.engine(self._carrier_key(options), partial(self._open_carrier, options))

@@ -1,16 +1,18 @@
 """The worker's end of an adapter's wire where calls run in processes of their own.
 
 A `Station` runs calls in its own process, so a call that dies takes it along, and only the backend can tell. A `Relay`
-stands beside the calls: it hands groups on to a carrier on its own machine and passes on what that says. So a call that is
-killed, runs too long or is cancelled costs itself and nothing else, whatever the backend makes of its own processes.
+stands beside the calls: it hands groups on to a carrier on its own machine and passes on what that says. So a call
+that is killed, runs too long or is cancelled costs itself and nothing else, whatever the backend makes of its own
+processes.
 """
 
 from __future__ import annotations
 
 import marshal
 import threading
+from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import wire
 from .carrier import Broken, Event, Group, Lost, Outcomes, Reports, Returned, Task
@@ -44,7 +46,9 @@ class Relay:
         self._tasks: dict[str, Task] = {}
         self._running: dict[int, Group] = {}
         self._early: set[int] = set()
-        """Groups that were to be given back before they came."""
+        """Groups that are to be given back and do not run: they wait for room, or have not come."""
+        self._over: deque[int] = deque(maxlen=256)
+        """The last groups that have ended."""
         self._driver: threading.Thread | None = None
         self._broken: BaseException | None = None
         self._closed = False
@@ -62,15 +66,17 @@ class Relay:
                 self._load(ProgramHead(*program_head), message[1 : 1 + count], single=not keep)
             task = self._tasks[head.flow]
             group = Group(head.group, task, head.start, head.count, head.attempt, message[1 + count :])
-            if head.group in self._early:
-                self._early.discard(head.group)
-                self._say(RETURNED, head.group, head.count, [])
-                return
-            self._running[group.id] = group
             try:
-                self._changed.wait_for(lambda: self._closed or self._carrier.room(task) > 0)
+                self._changed.wait_for(
+                    lambda: self._closed or group.id in self._early or self._carrier.room(task) > 0
+                )
                 if self._closed:
                     return
+                if group.id in self._early:
+                    self._early.discard(group.id)
+                    self._say(RETURNED, group.id, group.count, [])
+                    return
+                self._running[group.id] = group
                 self._carrier.start(group)
                 self._drive()
                 self._changed.notify_all()
@@ -79,6 +85,7 @@ class Relay:
                     raise self._broken
             finally:
                 self._running.pop(group.id, None)
+                self._over.append(group.id)
                 if not keep:
                     self._drop(head.flow)
 
@@ -86,8 +93,11 @@ class Relay:
         """Drop those calls of a group that have not started, and tell the caller how many they are."""
         with self._lock:
             running = self._running.get(group)
+            if group in self._over:
+                return
             if running is None:
                 self._early.add(group)
+                self._changed.notify_all()
             else:
                 self._carrier.give_back(running)
 
@@ -176,5 +186,5 @@ class Relay:
         if over:
             self._running.pop(group.id, None)
 
-    def _say(self, kind: int, group: int, number: object, frames: Frames) -> None:
+    def _say(self, kind: int, group: int, number: Any, frames: Frames) -> None:
         self._send(group, [marshal.dumps((kind, group, number)), *frames])

@@ -15,7 +15,7 @@ from .output import Outbox, Report
 from .wire import Frames
 from .worker import GroupHead, Program, ProgramHead, Worker
 
-__all__ = ["PART", "PEEK_SECONDS", "REPORTS", "RETURNED", "STEAL_SECONDS", "Station"]
+__all__ = ["LOST", "PART", "PEEK_SECONDS", "REPORTS", "RETURNED", "STEAL_SECONDS", "Station"]
 
 PEEK_SECONDS = 0.05
 """Of a group that takes longer, what is finished is sent."""
@@ -26,6 +26,7 @@ STEAL_SECONDS = 0.01
 PART = 1  # number: nanoseconds that the group took, or None if it goes on; frames: the part
 RETURNED = 2  # number: calls at the end of the group that will not be run
 REPORTS = 3  # frames: pickle and buffers of a list of reports
+LOST = 4  # number: (position of the call that ran, or None; reason; kind of failure)
 
 
 class Station:

@@ -140,16 +140,14 @@ class Program:
         name: the function's name, for people.
         frames: [pickle, *buffers] of (function, kwargs, hooks).
         mode: "call", or "stream" for a generator function whose items are the outcomes.
-        timed: whether the worker notes the start of every call, which a timeout needs.
     """
 
-    __slots__ = ("frames", "mode", "name", "timed")
+    __slots__ = ("frames", "mode", "name")
 
-    def __init__(self, name: str, frames: Frames, mode: str = "call", timed: bool = False) -> None:
+    def __init__(self, name: str, frames: Frames, mode: str = "call") -> None:
         self.name = name
         self.frames = frames
         self.mode = mode
-        self.timed = timed
 
     @property
     def nbytes(self) -> int:
@@ -168,7 +166,6 @@ def pack_program(
     hooks: Sequence[Callable[[], object]] = (),
     *,
     mode: str = "call",
-    timed: bool = False,
 ) -> Program:
     """Pickle what a map's calls share. Large buffers are not copied: what the caller does to them shows.
 
@@ -178,7 +175,7 @@ def pack_program(
     name = function_name(fn)
     kwargs = dict(kwargs or {})
     if _is_found_by_name(fn) and not hooks and ATOMS.issuperset(map(type, kwargs.values())):
-        return Program(name, [pickle.dumps((fn, kwargs, ()), PROTOCOL)], mode, timed)
+        return Program(name, [pickle.dumps((fn, kwargs, ()), PROTOCOL)], mode)
     try:
         data, buffers = dumps((fn, kwargs, tuple(hooks)))
     except BaseException as exc:
@@ -186,7 +183,7 @@ def pack_program(
             raise
         _explain(exc, [("function", fn, name), *(("argument", v, k) for k, v in kwargs.items())], hooks)
         raise
-    return Program(name, [data, *raw(buffers, copy=False)], mode, timed)
+    return Program(name, [data, *raw(buffers, copy=False)], mode)
 
 
 def _is_found_by_name(fn: object) -> bool:

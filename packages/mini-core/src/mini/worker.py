@@ -28,20 +28,26 @@ __all__ = ["GroupHead", "Host", "Program", "ProgramHead", "Worker"]
 class ProgramHead:
     """What a worker must know of a program before it unpickles it."""
 
-    __slots__ = ("apparatus", "credit", "data_dir", "flow", "mode", "timed")
+    __slots__ = ("apparatus", "credit", "data_dir", "flow", "mode", "timeout")
 
     def __init__(
-        self, flow: str, mode: str, timed: bool, apparatus: str, data_dir: str | None, credit: int
+        self,
+        flow: str,
+        mode: str,
+        timeout: float | None,
+        apparatus: str,
+        data_dir: str | None,
+        credit: int,
     ) -> None:
         self.flow = flow
         self.mode = mode
-        self.timed = timed
+        self.timeout = timeout
         self.apparatus = apparatus
         self.data_dir = data_dir
         self.credit = credit
 
     def pack(self) -> tuple[Any, ...]:
-        return (self.flow, self.mode, self.timed, self.apparatus, self.data_dir, self.credit)
+        return (self.flow, self.mode, self.timeout, self.apparatus, self.data_dir, self.credit)
 
 
 class GroupHead:
@@ -235,7 +241,7 @@ class Worker:
         except BaseException as exc:
             call = partial(_refuse, _not_loaded("argument", exc))
             rows = iter([None] * head.count)
-        if program.head.timed:
+        if program.head.timeout is not None:
             rows = self._note_starts(rows)
         self.rows = rows
 

@@ -14,11 +14,17 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ._tls import ensure_grpc_trusts_system_ca as ensure_grpc_trusts_system_ca
+    from .apparatus import ModalApparatus as ModalApparatus
+    from .image import make_image as make_image
 
     __version__: str
 
 # Where each public name lives.
-_MODULE_OF = {"ensure_grpc_trusts_system_ca": "_tls"}
+_MODULE_OF = {
+    "ModalApparatus": "apparatus",
+    "ensure_grpc_trusts_system_ca": "_tls",
+    "make_image": "image",
+}
 
 __all__ = sorted([*_MODULE_OF, "__version__"])
 

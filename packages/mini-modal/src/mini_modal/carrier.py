@@ -1,0 +1,128 @@
+"""The carrier: which group goes to Modal when, and what is made of what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from mini import BackendUnavailable, MiniError
+from mini.adapter import MessageCarrier
+from mini.carrier import Broken, Group, Lost, Task
+from mini.wire import Frames, split_frames
+
+from .messages import Answer, Parcel
+from .session import Session, constant_name
+
+__all__ = ["ModalCarrier"]
+
+CONSTANT_BYTES = 256 * 1024
+"""Programs from this size on go through the volume, once, instead of with each group."""
+
+Make = Callable[
+    [Callable[[int, "Answer | BaseException"], None], Callable[[int, bytes], None]],
+    Session,
+]
+
+
+class ModalCarrier(MessageCarrier):
+    """Carries groups to the containers of a session, which is started when the first one comes.
+
+    Args:
+        width: how many containers there may be.
+        make: makes the session, of what it is to call.
+    """
+
+    def __init__(self, width: int, make: Make) -> None:
+        super().__init__(width)
+        self._make = make
+        self._session: Session | None = None
+        self._constants: dict[str, str] = {}
+        """Names of the files that programs are in, by task."""
+
+    def room(self, task: Task) -> int:
+        return (2 if task.quick else 1) * self.width - len(self.groups)
+
+    def start(self, group: Group) -> str:
+        if self._session is None:
+            self._session = self._make(self._answered, self._told)
+        message = self.pack(group, program=True)
+        task = group.task
+        constant: Callable[[], Frames] | None = None
+        parcel = Parcel(message)
+        if not task.single and task.program.nbytes >= CONSTANT_BYTES:
+            frames = task.program.frames
+            name = self._constants.get(task.id)
+            if name is None:
+                name = self._constants[task.id] = constant_name(frames)
+            parcel = Parcel([message[0], *message[1 + len(frames) :]], name, len(frames))
+            constant = partial(list, frames)
+        self._session.send(group.id, parcel, constant)
+        return "modal"
+
+    def ended(self, group: Group) -> None:
+        pass
+
+    def give_back(self, group: Group) -> None:
+        if self._session is not None:
+            self._session.order(group.id, ("give back",))
+
+    def credit(self, task: Task, count: int) -> None:
+        for group in self._of(task):
+            assert self._session is not None
+            self._session.order(group.id, ("credit", count))
+
+    def doom(self, task: Task, grace: float) -> None:
+        for group in self._of(task):
+            assert self._session is not None
+            self._session.order(group.id, ("doom", float(grace)))
+
+    def forget(self, task: Task) -> None:
+        self._constants.pop(task.id, None)
+
+    def close(self, *, kill: bool) -> None:
+        super().close(kill=kill)
+        self._constants.clear()
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+    def abandon(self) -> None:
+        self._session = None
+
+    def _of(self, task: Task) -> list[Group]:
+        return [group for group in self.groups.values() if group.task is task]
+
+    # --- in the session's thread ---
+
+    def _told(self, group: int, message: bytes) -> None:
+        self.post(split_frames(message))
+
+    def _answered(self, number: int, answer: Answer | BaseException) -> None:
+        group = self.groups.get(number)
+        if group is None:
+            return
+        if isinstance(answer, Answer):
+            for message in answer.messages:
+                self.post(split_frames(message))
+            if answer.fault:
+                self.post(Lost(group, None, answer.fault))
+        else:
+            self.post(_event(group, answer))
+
+
+def _event(group: Group, error: BaseException) -> Lost | Broken:
+    """What an error of Modal's means for a group. The one place where they are told apart."""
+    import modal.exception as known
+
+    if isinstance(error, known.InternalFailure):
+        return Lost(group, None, f"its container was lost: {error}")
+    if isinstance(error, known.RemoteError) and "memory" in str(error):
+        return Lost(group, None, str(error), "out-of-memory")
+    broken: MiniError
+    if isinstance(error, MiniError):
+        broken = error
+    else:
+        broken = BackendUnavailable(f"Modal cannot run this: {type(error).__name__}: {error}")
+    if broken is not error:
+        broken.__cause__ = error
+    return Broken(broken)

@@ -1,0 +1,49 @@
+"""The Modal app of a session, and the class whose instances are its containers.
+
+A module of its own, because it needs `modal` when it is imported, here and in the container.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import modal
+
+from .messages import Setup
+from .worker import Host
+
+if TYPE_CHECKING:
+    from .session import Definition
+
+__all__ = ["make_app"]
+
+
+def make_app(definition: Definition, setup: Setup, volume: modal.Volume) -> tuple[modal.App, Any]:
+    """An app with one class, `Worker`, and that class."""
+    from .session import CALL_SECONDS, INPUTS_AT_ONCE
+
+    class Worker:
+        @modal.enter()
+        async def begin(self) -> None:
+            self.host = Host(setup)
+
+        @modal.exit()
+        async def end(self) -> None:
+            self.host.close()
+
+        @modal.method()
+        async def call(self, data: bytes) -> bytes:
+            return await self.host.call(data)
+
+    app = modal.App(definition.name)
+    secrets = [modal.Secret.from_dict(dict(definition.env))] if definition.env else []
+    concurrent = modal.concurrent(max_inputs=INPUTS_AT_ONCE)(Worker)
+    options = {
+        "image": definition.image(),
+        "serialized": True,
+        "timeout": CALL_SECONDS,
+        "volumes": {definition.mount: volume},
+        "secrets": secrets,
+        **definition.options,
+    }
+    return app, app.cls(**options)(concurrent)

@@ -1,0 +1,86 @@
+"""What a caller and the containers say to each other, beside the messages of `mini.adapter`.
+
+A group goes to a container as the argument of a Modal call, and what comes of it comes back as the call's result. What
+cannot wait for that goes through two queues: *news*, from the containers to the caller, and *orders*, from the caller
+to the container that runs a group, each group in a partition of its own.
+"""
+
+from __future__ import annotations
+
+import marshal
+from dataclasses import dataclass
+from typing import Any
+
+from mini.wire import Frames, join_frames, split_frames
+
+__all__ = ["Answer", "Order", "Parcel", "Setup"]
+
+LARGEST_ITEM = 900 * 1024
+"""Bytes that an item of a queue may have; Modal takes 1 MiB."""
+
+Order = tuple[Any, ...]
+"""("give back",), ("credit", count) or ("doom", grace): the methods of `mini.adapter.Relay`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A group on its way to a container.
+
+    Attributes:
+        message: of `MessageCarrier.pack`. If there is a `constant`, without the frames of the program.
+        constant: name of the file in the volume that has them, joined; empty if there is none.
+        frames: how many there are.
+    """
+
+    message: Frames
+    constant: str = ""
+    frames: int = 0
+
+    def pack(self) -> bytes:
+        return join_frames([marshal.dumps((self.constant, self.frames)), *self.message])
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Parcel:
+        head, *message = split_frames(data)
+        constant, frames = marshal.loads(head)
+        return cls(message, constant, frames)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What comes of a group.
+
+    Attributes:
+        news: how many pieces of news of the group went through the queue before.
+        messages: what the relay said since then, each joined.
+        fault: why the group was not run; empty if it was.
+    """
+
+    news: int
+    messages: list[bytes]
+    fault: str = ""
+
+    def pack(self) -> bytes:
+        return join_frames([marshal.dumps((self.news, self.fault)), *self.messages])
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Answer:
+        head, *messages = split_frames(data, writable=False)
+        news, fault = marshal.loads(head)
+        return cls(news, [bytes(message) for message in messages], fault)
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a container has to know: names of what it shares with the caller.
+
+    Attributes:
+        news, orders, claims: ids of two queues and of the dict in which each group is claimed by who runs it.
+        mount: where the volume is.
+    """
+
+    news: str
+    orders: str
+    claims: str
+    volume: str
+    mount: str

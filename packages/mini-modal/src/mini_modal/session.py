@@ -1,0 +1,212 @@
+"""A Modal app that runs for a carrier: started with the first group, ended with the carrier.
+
+All of it lives in the event loop of one thread. What is called from elsewhere says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mini.wire import join_frames
+
+from .messages import Answer, Order, Parcel, Setup
+
+if TYPE_CHECKING:
+    import modal
+
+__all__ = ["Definition", "Session"]
+
+CALL_SECONDS = 24 * 60 * 60
+"""What Modal lets a call run at most. `timeout` is kept by the worker, which kills the call and not the container."""
+INPUTS_AT_ONCE = 2
+"""Groups that a container has, so that the next one is there when it is done with one."""
+CONSTANTS = ".mini-constants"
+CLOSE_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """What an app is made of.
+
+    Attributes:
+        name: of the app.
+        volume: of the volume.
+        mount: where containers see it.
+        image: makes the image; called when the app is started.
+        options: of `modal.App.cls`.
+        env: variables of the containers.
+    """
+
+    name: str
+    volume: str
+    mount: str
+    image: Callable[[], modal.Image]
+    options: Mapping[str, Any]
+    env: Mapping[str, str]
+
+
+class Session:
+    """Runs groups in the containers of an app.
+
+    Args:
+        definition: of the app.
+        answered: called with (group, answer) when a group is over, and with (group, error) when it is lost with its
+            container or cannot be had at all.
+        news: called with (group, message) in between.
+        All of them in the session's thread.
+    """
+
+    def __init__(
+        self,
+        definition: Definition,
+        answered: Callable[[int, Answer | BaseException], None],
+        news: Callable[[int, bytes], None],
+    ) -> None:
+        self._definition = definition
+        self._answered = answered
+        self._tell = news
+        self._loop = asyncio.new_event_loop()
+        self._started: asyncio.Task[Any] | None = None
+        self._stack = contextlib.AsyncExitStack()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._heard: dict[int, int] = {}
+        """Pieces of news of each group."""
+        self._waiting: dict[int, Answer] = {}
+        """Answers that have overtaken news."""
+        self._constants: dict[str, asyncio.Task[None]] = {}
+        self._thread = threading.Thread(target=self._loop.run_forever, name="mini-modal", daemon=True)
+        self._thread.start()
+
+    # --- from any thread ---
+
+    def send(self, group: int, parcel: Parcel, constant: Callable[[], list[Any]] | None) -> None:
+        """Have a group run. `constant` gives the frames of its program, if they are not in the parcel."""
+        self._spawn(self._run(group, parcel, constant))
+
+    def order(self, group: int, order: Order) -> None:
+        """Send an order to the container that runs a group."""
+        self._spawn(self._order(group, order))
+
+    def close(self) -> None:
+        """End the app with its containers, and the thread. Idempotent."""
+        if self._loop.is_closed():
+            return
+        future = asyncio.run_coroutine_threadsafe(self._close(), self._loop)
+        with contextlib.suppress(Exception):
+            future.result(CLOSE_SECONDS)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(CLOSE_SECONDS)
+        if not self._thread.is_alive():
+            self._loop.close()
+
+    def _spawn(self, work: Any) -> None:
+        def start() -> None:
+            task = self._loop.create_task(work)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        self._loop.call_soon_threadsafe(start)
+
+    # --- in the session's thread ---
+
+    async def _start(self) -> Any:
+        """Start the app; returns the worker's method that runs a group."""
+        import modal
+
+        from .connect import client as connect
+        from .containers import make_app
+
+        definition = self._definition
+        client = await connect()
+        enter = self._stack.enter_async_context
+        news: modal.Queue = await enter(modal.Queue.ephemeral(client=client))
+        orders: modal.Queue = await enter(modal.Queue.ephemeral(client=client))
+        claims: modal.Dict = await enter(modal.Dict.ephemeral(client=client))
+        volume = modal.Volume.from_name(definition.volume, create_if_missing=True, client=client)
+        await volume.hydrate.aio()
+        setup = Setup(news.object_id, orders.object_id, claims.object_id, volume.object_id, definition.mount)
+        app, worker = make_app(definition, setup, volume)
+        await enter(app.run.aio(client=client))
+        self._orders, self._claims, self._volume = orders, claims, volume
+        listening = self._loop.create_task(self._listen(news))
+        self._tasks.add(listening)
+        return worker().call
+
+    async def _ready(self) -> Any:
+        if self._started is None:
+            self._started = self._loop.create_task(self._start())
+        return await asyncio.shield(self._started)
+
+    async def _run(self, group: int, parcel: Parcel, constant: Callable[[], list[Any]] | None) -> None:
+        try:
+            call = await self._ready()
+            if constant is not None:
+                await self._upload(parcel.constant, constant)
+            answer = Answer.unpack(await call.remote.aio(parcel.pack()))
+        except Exception as exc:
+            from .connect import explain
+
+            known = await asyncio.to_thread(explain, exc)
+            self._answered(group, exc if known is None else known)
+            return
+        if answer.news > self._heard.get(group, 0):
+            self._waiting[group] = answer
+        else:
+            self._over(group, answer)
+
+    def _over(self, group: int, answer: Answer) -> None:
+        self._heard.pop(group, None)
+        self._answered(group, answer)
+
+    async def _listen(self, news: modal.Queue) -> None:
+        """Take the news of groups that run for a while."""
+        while True:
+            item: Any
+            for item in await news.get_many.aio(100):
+                group, number, message = item
+                if not message:
+                    message = await self._claims.pop.aio(f"{group}/{number}")
+                self._heard[group] = self._heard.get(group, 0) + 1
+                self._tell(group, message)
+                waiting = self._waiting.get(group)
+                if waiting is not None and self._heard[group] >= waiting.news:
+                    self._over(group, self._waiting.pop(group))
+
+    async def _order(self, group: int, order: Order) -> None:
+        await self._ready()
+        await self._orders.put.aio(order, partition=f"g{group}")
+
+    async def _upload(self, name: str, frames: Callable[[], list[Any]]) -> None:
+        """Put what all calls of a map share into the volume, once."""
+        if name not in self._constants:
+            self._constants[name] = self._loop.create_task(self._put(name, frames))
+        await asyncio.shield(self._constants[name])
+
+    async def _put(self, name: str, frames: Callable[[], list[Any]]) -> None:
+        import io
+
+        async with self._volume.batch_upload.aio(force=True) as batch:
+            batch.put_file(io.BytesIO(join_frames(frames())), name)
+
+    async def _close(self) -> None:
+        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
+        if self._started is not None and not self._started.done():
+            tasks.append(self._started)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._stack.aclose()
+
+
+def constant_name(frames: list[Any]) -> str:
+    """The name in the volume of what a program's frames are."""
+    digest = hashlib.sha256()
+    for frame in frames:
+        digest.update(frame)
+    return f"{CONSTANTS}/{digest.hexdigest()}"
