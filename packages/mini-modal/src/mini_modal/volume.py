@@ -49,8 +49,8 @@ class ModalVolume(Volume):
         return [
             VolumeEntry(
                 e.path,
-                0 if _is_folder(e) else e.size,
-                _is_folder(e),
+                0 if e.type.name == "DIRECTORY" else e.size,
+                e.type.name == "DIRECTORY",
                 e.mtime,
             )
             for e in found
@@ -71,7 +71,3 @@ class ModalVolume(Volume):
 
     def _delete(self, path: PurePosixPath) -> None:
         self._there.remove_file(str(path), recursive=True)
-
-
-def _is_folder(entry: modal.volume.FileEntry) -> bool:
-    return entry.type.name == "DIRECTORY"

@@ -96,7 +96,7 @@ class Host:
                 helper.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)
             del self._running[group]
-        await self._volume.commit.aio()
+        await self._volume.commit.aio()  # type: ignore[no-untyped-call]
         return Answer(running.news, running.messages, fault).pack()
 
     def close(self) -> None:
@@ -105,7 +105,7 @@ class Host:
     async def _reload(self) -> None:
         # Of another group that runs here files may be open; it was reloaded when that one began.
         with contextlib.suppress(modal.exception.Error, RuntimeError):
-            await self._volume.reload.aio()
+            await self._volume.reload.aio()  # type: ignore[no-untyped-call]
 
     def _remember(self, flow: str) -> None:
         self._programs[flow] = None
