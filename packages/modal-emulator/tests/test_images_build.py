@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from containers import Lab
@@ -203,7 +204,7 @@ def test_an_environment_in_the_image(lab: Lab, once: str) -> None:
 
 def test_what_was_built_is_not_built_again(lab: Lab, tmp_path: Path, once: str) -> None:
     (tmp_path / "f").write_text("f")
-    options = {
+    options: dict[str, Any] = {
         "context": tmp_path,
         "context_digest": once,
         "context_files": {"/x": b"1"},

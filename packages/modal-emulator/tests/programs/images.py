@@ -44,7 +44,7 @@ app = modal.App("test-images")
 def look() -> dict[str, Any]:
     return {
         "env": [os.environ["FOO"], os.environ["QUOTED"]],
-        "workdir": os.getcwd(),
+        "workdir": str(Path.cwd()),
         "made": Path("made").read_text(),
         "copied": Path("/data/sub/f.txt").read_text(),
         "text": Path("/texts/f.txt").read_text(),
@@ -73,35 +73,45 @@ def attempt(name: str, image: Callable[[], modal.Image]) -> None:
         say(name, ["nothing", ""])
 
 
-with modal.enable_output(), app.run():
-    say("look", look.remote())
-    say("model", read_model.remote())
+def main() -> None:
+    with modal.enable_output(), app.run():
+        say("look", look.remote())
+        say("model", read_model.remote())
 
-attempt("failing", lambda: slim.run_commands("echo it goes wrong; exit 3"))
-attempt("cuda", lambda: modal.Image.from_registry("nvidia/cuda:12.4.0-devel-ubuntu22.04", add_python=None))
-attempt("micromamba", lambda: modal.Image.micromamba())
-attempt(
-    "registry", lambda: modal.Image.from_registry(f"python:{sys.version_info[0]}.{sys.version_info[1]}-slim")
-)
-attempt("no python", lambda: modal.Image.debian_slim(python_version="3.15"))
-attempt(
-    "volumes",
-    lambda: slim.run_commands("true", volumes={"/v": modal.Volume.from_name("v", create_if_missing=True)}),
-)
+    attempt("failing", lambda: slim.run_commands("echo it goes wrong; exit 3"))
+    attempt(
+        "cuda", lambda: modal.Image.from_registry("nvidia/cuda:12.4.0-devel-ubuntu22.04", add_python=None)
+    )
+    attempt("micromamba", lambda: modal.Image.micromamba())
+    attempt(
+        "registry",
+        lambda: modal.Image.from_registry(f"python:{sys.version_info[0]}.{sys.version_info[1]}-slim"),
+    )
+    attempt("no python", lambda: modal.Image.debian_slim(python_version="3.15"))
+    attempt(
+        "volumes",
+        lambda: slim.run_commands(
+            "true", volumes={"/v": modal.Volume.from_name("v", create_if_missing=True)}
+        ),
+    )
 
-line = f"echo 'counted {once}'"
-with modal.enable_output(), app.run():
-    first = slim.run_commands(line)
-    first.build(app)
-    again = slim.run_commands(line)
-    again.build(app)
-    forced = slim.run_commands(line, force_build=True)
-    forced.build(app)
-    after = slim.run_commands(line)
-    after.build(app)
-    say("ids", [first.object_id, again.object_id, forced.object_id, after.object_id])
-    say("from id", modal.Image.from_id(first.object_id).object_id)
-    first.publish("my-image:v1")
-    named = modal.Image.from_name("my-image:v1")
-    named.build(app)
-    say("from name", named.object_id)
+    line = f"echo 'counted {once}'"
+    with modal.enable_output(), app.run():
+        first = slim.run_commands(line)
+        first.build(app)
+        again = slim.run_commands(line)
+        again.build(app)
+        forced = slim.run_commands(line, force_build=True)
+        forced.build(app)
+        after = slim.run_commands(line)
+        after.build(app)
+        say("ids", [first.object_id, again.object_id, forced.object_id, after.object_id])
+        say("from id", modal.Image.from_id(first.object_id).object_id)
+        first.publish("my-image:v1")
+        named = modal.Image.from_name("my-image:v1")
+        named.build(app)
+        say("from name", named.object_id)
+
+
+if __name__ == "__main__":
+    main()
