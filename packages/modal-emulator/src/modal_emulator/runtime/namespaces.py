@@ -37,7 +37,8 @@ class NamespacesRuntime(Runtime):
 
     def __init__(self, settings: Settings) -> None:
         self._work = settings.work / "containers"
-        self._work.mkdir(parents=True, exist_ok=True)
+        remove_tree(self._work)
+        self._work.mkdir(parents=True)
         self.cache = LayerCache(settings.cache / "namespaces")
         self.cgroups = Cgroups()
         self.launcher = Launcher(settings.cache, "namespaces")
