@@ -27,7 +27,6 @@ from . import Service
 
 if TYPE_CHECKING:
     from ..plane import ControlPlane
-    from ..transfer import Download
 
 __all__ = ["VolumeService"]
 
