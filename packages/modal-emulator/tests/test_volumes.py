@@ -412,6 +412,7 @@ def test_deleted_volumes_leave_nothing(client: modal.Client, plane: Plane, name:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_clients_own_commands(emulator: dict[str, str], tmp_path: Path, name: str, version: int) -> None:
     def run(*command: str) -> str:
         done = subprocess.run(

@@ -444,3 +444,17 @@ def test_a_commit_that_fails_or_is_cancelled_leaves_a_state_as_it_was(tmp_path: 
             assert len([path for path in volume.folder.iterdir() if path.name.isdecimal()]) == 1
 
     asyncio.run(run())
+
+
+def test_folders_without_end_are_refused(tmp_path: Path) -> None:
+    async def scenario(volume: Volume, start: Callable[..., Any]) -> None:
+        box = await start()
+        box.do("write", "d/" * 230 + "f", "x")
+        with pytest.raises(GRPCError, match="levels deep"):
+            await box.working.commit()
+        box.do("rmtree", "d")
+        box.do("write", "f", "x")
+        await box.working.commit()
+        assert files_of(volume.head.path) == {"f": "x"}
+
+    play(tmp_path, False, scenario)

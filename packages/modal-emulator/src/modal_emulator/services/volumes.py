@@ -13,7 +13,7 @@ from google.protobuf.empty_pb2 import Empty
 from grpclib import Status
 from modal_proto import api_pb2
 
-from ..content import ContentStore, link_file
+from ..content import GRACE, ContentStore, link_file
 from ..ids import new_id
 from ..named import Named, Registry
 from ..paths import clean, new_folder, remove_tree, shown
@@ -68,9 +68,11 @@ class VolumeService(Service):
             if folder.name not in self._registry:
                 remove_tree(folder)
         self._uploads = Uploads(self._content, self.plane.blobs.files)
+        self._sweeper = asyncio.create_task(self._sweep())
 
     async def stop(self) -> None:
         self._registry.stop()
+        self._sweeper.cancel()
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
@@ -93,6 +95,13 @@ class VolumeService(Service):
             await attachment.detach(commit=False)
             raise
         return attachment
+
+    async def _sweep(self) -> None:
+        """Now and then, remove contents that nothing has any more: those of mounts, too."""
+        while True:
+            await asyncio.sleep(GRACE)
+            for content in (self._content, self.plane.mounts.content):
+                await asyncio.to_thread(content.sweep)
 
     def volume(self, volume_id: str) -> Volume:
         """NOT_FOUND if there is none."""
@@ -179,7 +188,7 @@ class VolumeService(Service):
         self._registry.get(request.volume_id)
         if caller.container is None:
             fail(Status.FAILED_PRECONDITION, "a volume can be committed only in a container that mounts it")
-        await caller.container.attachment.commit(request.volume_id)
+        await _attachment(caller).commit(request.volume_id)
         # What a container sees changes when it reloads: then files must not be open, and may be for a commit.
         return api_pb2.VolumeCommitResponse(skip_reload=True)
 
@@ -188,7 +197,7 @@ class VolumeService(Service):
         self._registry.get(request.volume_id)
         if caller.container is None:
             fail(Status.FAILED_PRECONDITION, "a volume can be reloaded only in a container that mounts it")
-        await caller.container.attachment.reload(request.volume_id, caller.container.process)
+        await _attachment(caller).reload(request.volume_id, caller.container.process)
         return Empty()
 
     @rpc(reads="volume_id path recursive max_entries")
@@ -349,6 +358,14 @@ class VolumeService(Service):
 
         await self.volume(request.volume_id).change(copy)
         return Empty()
+
+
+def _attachment(caller: Caller) -> Attachment:
+    assert caller.container is not None
+    attachment: Attachment | None = caller.container.attachment
+    if attachment is None:
+        fail(Status.FAILED_PRECONDITION, "this container mounts no volumes")
+    return attachment
 
 
 def _take(listing: Iterable[Entry]) -> list[api_pb2.FileEntry]:
