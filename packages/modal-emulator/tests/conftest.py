@@ -99,7 +99,7 @@ class Plane:
         self._server = Server([Listener()], config=config)
         await self._server.start("127.0.0.1", self.settings.port)
         assert self._server._server is not None
-        port: int = self._server._server.sockets[0].getsockname()[1]
+        port: int = self._server._server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
         return port
 
     async def _stop(self) -> None:
@@ -182,7 +182,7 @@ def client(emulator: dict[str, str]) -> Iterator[modal.Client]:
 @pytest.fixture
 def name(request: pytest.FixtureRequest) -> str:
     """A name for the object of one test."""
-    return request.node.name.replace("[", "-").replace("]", "").replace("_", "-")[:60]
+    return str(request.node.name).replace("[", "-").replace("]", "").replace("_", "-")[:60]
 
 
 @pytest.fixture

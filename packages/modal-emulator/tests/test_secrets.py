@@ -93,8 +93,8 @@ def test_what_cannot_be_a_variable_is_refused(client: modal.Client, name: str, b
 
 def test_secrets_survive_a_restart(tmp_path: Path) -> None:
     for number in range(2):
-        with serving(Settings(work=tmp_path / f"work{number}", state=tmp_path / "state")) as plane:
-            with connected(plane.environ) as client:
-                modal.Secret.objects.create("kept", {"A": f"{number}"}, allow_existing=True, client=client)
-                found = modal.Secret.from_name("kept", client=client).hydrate()
-                assert plane.call(lambda: plane.secrets.env([found.object_id])) == {"A": "0"}  # noqa: B023
+        settings = Settings(work=tmp_path / f"work{number}", state=tmp_path / "state")
+        with serving(settings) as plane, connected(plane.environ) as client:
+            modal.Secret.objects.create("kept", {"A": f"{number}"}, allow_existing=True, client=client)
+            found = modal.Secret.from_name("kept", client=client).hydrate()
+            assert plane.call(lambda: plane.secrets.env([found.object_id])) == {"A": "0"}  # noqa: B023

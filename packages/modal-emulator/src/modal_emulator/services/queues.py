@@ -236,7 +236,7 @@ class QueueService(Service):
         await self._something(queue_id, key, request.timeout, 0)
         # From here on nothing is awaited: who is cancelled has taken nothing.
         partition = self._partition(queue_id, key)
-        values = []
+        values: list[bytes] = []
         while partition.items and len(values) < max(1, request.n_values):
             number, value = partition.items.popleft()
             partition.size -= len(value)
