@@ -222,14 +222,14 @@ def test_others_are_not_seen(isolated: Lab) -> None:
         script = "echo secret > /tmp/secret; echo secret > /dev/shm/secret; echo on; exec sleep 1000"
         one = await isolated.start("sh", "-c", script, output=output)
         await first_line(output, one)
-        look = "ls /tmp /dev/shm; cat /proc/[0-9]*/root/tmp/secret; ls /proc | grep -c '^[0-9]'; cat /etc/shadow; hostname"
+        look = "ls /tmp /dev/shm; cat /proc/[0-9]*/root/tmp/secret /etc/shadow"
         ran = await isolated.ran("sh", "-c", look)
         assert "secret\n" not in ran.out
         assert "$" not in ran.out
         seen = await isolated.ran(
             "python", "-c", "import os; print([p for p in os.listdir('/proc') if p.isdigit()])"
         )
-        assert len(eval(seen.out)) == 2
+        assert seen.out.count("'") == 4  # its init and itself
         one.kill()
         await one.wait()
 
@@ -239,7 +239,8 @@ def test_others_are_not_seen(isolated: Lab) -> None:
 def test_the_kernel_cannot_be_changed(isolated: Lab) -> None:
     script = (
         "echo x > /proc/sys/kernel/core_pattern && echo bad; mount -t tmpfs none /mnt && echo bad;"
-        " umount /proc/sys && echo bad; mount -o remount,rw /proc/sys && echo bad; echo b > /proc/sysrq-trigger && echo bad"
+        " umount /proc/sys && echo bad; mount -o remount,rw /proc/sys && echo bad;"
+        " echo b > /proc/sysrq-trigger && echo bad"
     )
     assert isolated.run("sh", "-c", script).out == ""
 
@@ -298,7 +299,7 @@ def test_remount(isolated: Lab, tmp_path: Path) -> None:
         await first_line(output, process)
         await process.remount(two)
         await asyncio.to_thread(go.write_text, "go\n")
-        while b"two" not in b"".join(data for _, data in output):
+        while b"two" not in b"".join(data for _, data in output):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         await process.remount(three)
         await asyncio.to_thread(go.write_text, "go\n")
@@ -427,14 +428,14 @@ def test_nothing_is_left(lab: Lab) -> None:
     folder = lab.work / "containers"
     lab.run("sh", "-c", "mkdir -p /a/b; echo > /a/b/c; chmod 0 /a/b; mkdir /tmp/x; chmod 0 /tmp/x")
     before = (
-        len(os.listdir("/proc/self/fd")),
+        len(list(Path("/proc/self/fd").iterdir())),
         sorted(folder.iterdir()),
         Path("/proc/self/mountinfo").read_text(),
     )
     for _ in range(5):
         lab.run("sh", "-c", "mkdir -p /a/b; echo > /a/b/c", memory_mib=500, milli_cpu=1000)
     after = (
-        len(os.listdir("/proc/self/fd")),
+        len(list(Path("/proc/self/fd").iterdir())),
         sorted(folder.iterdir()),
         Path("/proc/self/mountinfo").read_text(),
     )
@@ -446,10 +447,10 @@ def test_nothing_is_left(lab: Lab) -> None:
 @pytest.mark.timeout(600)
 def test_a_thousand_containers(lab: Lab) -> None:
     lab.run("true")
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(1000):
         assert lab.run("true", memory_mib=100).status == 0
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
     assert [path for path in (lab.work / "containers").iterdir() if path.name.isdigit()] == []
     assert lab.runtime.launcher._ended == {}  # type: ignore[attr-defined]
 

@@ -36,6 +36,7 @@ class Meta:
         lines: what it was built by.
         python, python_version, libc, packages: of the `python` in its PATH.
         env, workdir, entrypoint, cmd, shell: what its ENV, WORKDIR and so on and those below it said.
+        local: whether it or one below it has files that somebody brought, or a function wrote.
         size: bytes of its own files.
         created: seconds since 1970.
     """
@@ -52,6 +53,7 @@ class Meta:
     entrypoint: Sequence[str] = ()
     cmd: Sequence[str] = ()
     shell: Sequence[str] = ("/bin/sh", "-c")
+    local: bool = False
     size: int = 0
     created: float = 0.0
 
