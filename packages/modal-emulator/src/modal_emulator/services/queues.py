@@ -61,7 +61,9 @@ class Partition:
         waiter = asyncio.get_running_loop().create_future()
         self.waiting.append(waiter)
         try:
-            await asyncio.wait_for(waiter, seconds)
+            # Not wait_for: that of Python 3.11 forgets that it was cancelled if the waiter is done.
+            async with asyncio.timeout(seconds):
+                await waiter
         except TimeoutError:
             pass
         except asyncio.CancelledError:
