@@ -100,7 +100,7 @@ def page(samples: Samples, scenarios: list[str], effort: Effort, where: list[str
         "<!-- Written by `./go bench --write-docs`; edits are lost. -->",
         "",
         *(f"- {line}" for line in where),
-        f"- {effort.rounds} rounds (of cold starts thrice as many, of what takes long half), {seconds / 60:.0f} minutes.",
+        f"- {effort.rounds} rounds (of cold starts thrice as many, of long ones half), {seconds / 60:.0f} minutes.",
         "",
         *METHOD,
         "",

@@ -90,7 +90,8 @@ def settled(server: Emulator, before: dict[str, int], limit: float = 20.0) -> di
 
 
 def _processor_seconds(process: Any) -> float:
-    return sum(process.cpu_times()[:2])
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def _sum(processes: list[Any], measure: Callable[[Any], float]) -> float:
