@@ -85,6 +85,11 @@ def page(samples: Samples, scenarios: list[str], effort: Effort, where: list[str
         "## Targets",
         "",
         *summary(found),
+        *(
+            ["[Why](explanation/local-pool.md#what-it-misses-and-why), with a profile of each.", ""]
+            if any(not verdict.met for verdict in found)
+            else []
+        ),
         target_table(found),
         "",
         *READINGS,
