@@ -26,7 +26,7 @@ class Profiler:
     def __call__(self, pid: int, name: str) -> Iterator[None]:
         file = self._folder / "stacks"
         file.unlink(missing_ok=True)
-        how = ["py-spy", "record", "--silent", f"--rate={RATE}", "--format=raw", "--duration=3600"]
+        how = ["py-spy", "record", f"--rate={RATE}", "--format=raw", "--duration=3600"]
         process = subprocess.Popen(
             [*how, f"--pid={pid}", f"--output={file}"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
