@@ -42,6 +42,8 @@ WINDOW = 64 * 1024 * 1024  # bytes: what Modal's client uses
 CONFIG = Configuration(http2_connection_window_size=WINDOW, http2_stream_window_size=WINDOW)
 OPEN_TO_ALL = frozenset({"TokenFlowCreate", "TokenFlowWait"})
 """What a client without a token may call: it is how it gets one."""
+NOT_FOR_CONTAINERS = OPEN_TO_ALL | {"TokenDelete"}
+"""What a container has no business with: a token would outlive it."""
 
 
 class _Listener:
@@ -124,7 +126,8 @@ class ControlPlane:
     async def socket_for(self, container: Container, path: Path) -> AsyncIterator[None]:
         """Serve one container on a unix socket of its own, which is what it is known by."""
         server = Server(
-            [_Listener(self.router, lambda _, headers: Caller(container, headers))], config=CONFIG
+            [_Listener(self.router, lambda name, headers: self._container(name, container, headers))],
+            config=CONFIG,
         )
         await server.start(path=str(path))
         path.chmod(0o600)
@@ -134,6 +137,11 @@ class ControlPlane:
             server.close()
             await server.wait_closed()
             path.unlink(missing_ok=True)
+
+    def _container(self, name: str, container: Container, headers: Mapping[str, str]) -> Caller:
+        if name in NOT_FOR_CONTAINERS:
+            fail(Status.PERMISSION_DENIED, "tokens are for clients")
+        return Caller(container, headers)
 
     def _client(self, name: str, headers: Mapping[str, str]) -> Caller:
         if name not in OPEN_TO_ALL and not self.session.accepts(

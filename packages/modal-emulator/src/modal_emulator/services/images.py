@@ -209,7 +209,8 @@ class ImageService(Service):
         deadline = time.monotonic() + (
             min(request.timeout, JOIN_SECONDS) if request.timeout else JOIN_SECONDS
         )
-        position = int(request.last_entry_id) if request.last_entry_id.isdecimal() else 0
+        given = request.last_entry_id
+        position = int(given) if given.isdecimal() and len(given) < 16 else 0
         while True:
             changed = build.changed
             skip = max(position - build.dropped, 0)
