@@ -15,7 +15,8 @@ from pathlib import Path
 import modal
 import pytest
 from conftest import Plane, connected, serving
-from hypothesis import settings as hypothesis_settings, strategies as st
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from modal.exception import InvalidError, NotFoundError, RequestSizeError
 from modal_emulator.rpc import Caller

@@ -62,7 +62,7 @@ class ControlPlane:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         for folder in (settings.work, settings.data, settings.cache):
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.store = Store(settings.state / "state.sqlite" if settings.state else None)
         self.runtime = open_runtime(settings)
         # In the order in which they are started; they are stopped in the reverse.
@@ -107,6 +107,10 @@ class ControlPlane:
             for service in self.services:
                 self._started.append(service)
                 await service.start()
+            # Somebody may have made the state folder before, for all to see.
+            for path in self.settings.data.iterdir():
+                if not path.is_symlink():
+                    path.chmod(path.stat().st_mode & 0o700)
             stack.pop_all()  # from here on it is closed with the server
         self._server = Server([_Listener(self.router, self._client)], config=CONFIG)
         await self._server.start(sock=listening, ssl=tls)

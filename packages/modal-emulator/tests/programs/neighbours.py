@@ -1,5 +1,7 @@
 """Containers that would do another's work, and talk to the server as they please. Prints JSON."""
 
+# ruff: noqa: PTH123
+
 from __future__ import annotations
 
 import asyncio
@@ -49,16 +51,21 @@ def victim() -> str:
 def culprit(url: str, work: str) -> dict[str, Any]:
     from modal_proto import api_pb2
 
-    input_id, call_id, task_id = ids.get(timeout=60)
+    input_id, call_id, _ = ids.get(timeout=60)
     result = api_pb2.GenericResult(status=api_pb2.GenericResult.GENERIC_STATUS_SUCCESS, data=b"forged")
-    item = api_pb2.FunctionPutOutputsItem(input_id=input_id, result=result, data_format=api_pb2.DATA_FORMAT_PICKLE)
+    item = api_pb2.FunctionPutOutputsItem(
+        input_id=input_id, result=result, data_format=api_pb2.DATA_FORMAT_PICKLE
+    )
     chunk = api_pb2.DataChunk(index=1, data=b"forged", data_format=api_pb2.DATA_FORMAT_PICKLE)
     token = api_pb2.TokenFlowCreateRequest()
     answers = asyncio.run(
         calls(
             [
                 ("FunctionPutOutputs", api_pb2.FunctionPutOutputsRequest(outputs=[item])),
-                ("FunctionCallPutDataOut", api_pb2.FunctionCallPutDataRequest(function_call_id=call_id, data_chunks=[chunk])),
+                (
+                    "FunctionCallPutDataOut",
+                    api_pb2.FunctionCallPutDataRequest(function_call_id=call_id, data_chunks=[chunk]),
+                ),
                 ("TokenFlowCreate", token),
                 ("TokenFlowWait", api_pb2.TokenFlowWaitRequest(token_flow_id="tf-x", timeout=0.1)),
                 ("TokenDelete", api_pb2.TokenDeleteRequest(token_id="ak-emulator")),

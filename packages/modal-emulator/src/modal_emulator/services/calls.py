@@ -203,7 +203,9 @@ class CallService(Service):
             self.finish(item, result, data_format, task_id=task_id)
             return
         # The client allows no more than a factor of 10; there is no number for any factor and any attempt.
-        delay = policy.initial_delay_ms * min(policy.backoff_coefficient or 1.0, 10.0) ** min(item.attempt, 100)
+        delay = policy.initial_delay_ms * min(policy.backoff_coefficient or 1.0, 10.0) ** min(
+            item.attempt, 100
+        )
         item.attempt += 1
         asyncio.get_running_loop().call_later(
             min(delay, policy.max_delay_ms or delay) / 1000, self.plane.containers.queue, item

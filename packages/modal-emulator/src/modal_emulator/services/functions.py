@@ -484,9 +484,7 @@ class FunctionService(Service):
     ) -> api_pb2.FunctionUpdateSchedulingParamsResponse:
         function = self.get(request.function_id)
         settings = request.settings
-        _check_kept(
-            request.warm_pool_size_override, settings.min_containers, settings.buffer_containers
-        )
+        _check_kept(request.warm_pool_size_override, settings.min_containers, settings.buffer_containers)
         if request.warm_pool_size_override:
             function.overrides.min_containers = request.warm_pool_size_override
         function.overrides.MergeFrom(request.settings)
@@ -518,7 +516,10 @@ class FunctionService(Service):
 
 def _check_kept(*counts: int) -> None:
     if any(count > MOST_KEPT for count in counts):
-        fail(Status.INVALID_ARGUMENT, f"modal-emulator keeps at most {MOST_KEPT} containers of a function ready")
+        fail(
+            Status.INVALID_ARGUMENT,
+            f"modal-emulator keeps at most {MOST_KEPT} containers of a function ready",
+        )
 
 
 def _settings(function: Function) -> api_pb2.AutoscalerSettings:

@@ -18,6 +18,7 @@ from google.protobuf.empty_pb2 import Empty
 from grpclib import Status
 from modal_proto import api_pb2
 
+from ..paths import clean
 from ..rpc import Caller, declare, fail, rpc
 from ..runtime import BuildError, Layer
 from ..runtime.build import Builder, Definition, FunctionStep, fresh_key
@@ -324,7 +325,11 @@ class ImageService(Service):
         return Definition(
             commands=tuple(image.dockerfile_commands),
             bases=bases,
-            context_files={file.filename: file.data for file in image.context_files},
+            context_files={
+                file.filename: file.data
+                for file in image.context_files
+                if clean(file.filename, "the context file")
+            },
             context=context,
             context_digest=digest,
             build_args=dict(image.build_args),

@@ -19,8 +19,8 @@ __all__ = ["LogService"]
 
 MOST_ENTRIES = 100_000
 MOST_TEXT = 32 << 20
-"""Characters. The oldest of an app's entries are dropped when it has more, and those of the app that has been silent for
-longest when all together have more than twice as much."""
+"""Characters. The oldest of an app's entries are dropped when it has more, and those of the app that has been silent
+for longest when all together have more than twice as much."""
 LONGEST_WAIT = 60.0  # seconds; the client asks for 55 at most
 MOST_IN_BATCH = 500
 LONGEST_ITEM = 64 * 1024  # characters
