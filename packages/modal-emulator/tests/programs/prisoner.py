@@ -137,8 +137,10 @@ def _out_of_chroot() -> list[str]:
         [
             sys.executable,
             "-c",
-            "import os; os.makedirs('/tmp/jail'); os.chroot('/tmp/jail'); [os.chdir('..') for _ in range(64)];"
-            " os.chroot('.'); print(*sorted(os.listdir('/')))",  # noqa: ISC004
+            (
+                "import os; os.makedirs('/tmp/jail'); os.chroot('/tmp/jail'); [os.chdir('..') for _ in range(64)];"
+                " os.chroot('.'); print(*sorted(os.listdir('/')))"
+            ),
         ],
         capture_output=True,
         text=True,
