@@ -201,12 +201,18 @@ def logs(app: str | None, follow: bool) -> None:
         raise click.UsageError("--follow needs an APP to follow")
 
     async def show() -> None:
-        async for line in lines(os.environ, app, follow=follow):
-            click.echo(
-                line.text if app is not None else f"[{line.app}] {line.text}",
-                nl=False,
-                err=line.descriptor == 2,
-            )
+        at_start, last = True, None
+        async for piece in lines(os.environ, app, follow=follow):
+            if app is not None:
+                click.echo(piece.text, nl=False, err=piece.descriptor == 2)
+                continue
+            if piece.app != last and not at_start:
+                click.echo()
+                at_start = True
+            last = piece.app
+            for text in piece.text.splitlines(keepends=True):
+                click.echo(f"[{piece.app}] {text}" if at_start else text, nl=False, err=piece.descriptor == 2)
+                at_start = text.endswith("\n")
 
     try:
         asyncio.run(show())

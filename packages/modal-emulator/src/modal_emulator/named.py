@@ -195,6 +195,12 @@ class Registry:
             if app_id and found.app_id == app_id:
                 self.delete(found.id)
 
+    def drop_environment(self, environment: str) -> None:
+        """Remove the objects of an environment, which is deleted."""
+        for found in self:
+            if found.environment == environment:
+                self.delete(found.id)
+
     def page(self, environment: str, pagination: api_pb2.ListPagination) -> list[Named]:
         """The named objects of an environment that a …List request means, the newest first."""
         before = pagination.created_before or float("inf")

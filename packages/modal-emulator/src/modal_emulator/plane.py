@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import ssl
@@ -40,6 +41,7 @@ __all__ = ["ControlPlane"]
 
 WINDOW = 64 * 1024 * 1024  # bytes: what Modal's client uses
 CONFIG = Configuration(http2_connection_window_size=WINDOW, http2_stream_window_size=WINDOW)
+CLOSE_SECONDS = 0.5
 OPEN_TO_ALL = frozenset({"TokenFlowCreate", "TokenFlowWait"})
 """What a client without a token may call: it is how it gets one."""
 NOT_FOR_CONTAINERS = OPEN_TO_ALL | {"TokenDelete"}
@@ -103,6 +105,9 @@ class ControlPlane:
         with contextlib.ExitStack() as stack:
             # First of all: it is what fails when somebody has the port.
             listening = stack.enter_context(socket.create_server(("127.0.0.1", self.settings.port)))
+            # asyncio does this only for sockets that say their protocol; who connects to this one inherits it. Without
+            # it every answer that follows another at once waits for the client's delayed acknowledgement.
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             port: int = listening.getsockname()[1]
             for service in self.services:
                 self._started.append(service)
@@ -122,8 +127,7 @@ class ControlPlane:
             await service.stop()
         await self.runtime.close()
         if self._server is not None:
-            self._server.close()
-            await self._server.wait_closed()
+            await _close(self._server)
         self.store.close()
 
     @contextlib.asynccontextmanager
@@ -138,8 +142,7 @@ class ControlPlane:
         try:
             yield
         finally:
-            server.close()
-            await server.wait_closed()
+            await _close(server)
             path.unlink(missing_ok=True)
 
     def _container(self, name: str, container: Container, headers: Mapping[str, str]) -> Caller:
@@ -156,3 +159,10 @@ class ControlPlane:
                 "the token is missing or unknown here: modal-emulator prints the right one",
             )
         return Caller(None, headers)
+
+
+async def _close(server: Server) -> None:
+    """Stop serving. Calls are cancelled, but not waited for: a client may keep its connection open for ever."""
+    server.close()
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(server.wait_closed(), CLOSE_SECONDS)

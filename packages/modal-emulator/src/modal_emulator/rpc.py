@@ -127,19 +127,23 @@ class Router:
     Attributes:
         handlers: what is there, by the RPC's name.
         counts: how often each RPC was called.
+        strangers: handlers of RPCs that the protocol does not have.
     """
 
     def __init__(self, services: Iterable[object], *, lenient: bool) -> None:
         self.lenient = lenient
         self.handlers: dict[str, Callable[[Any, Caller], Any]] = {}
         self.counts: dict[str, int] = {}
+        self.strangers: list[str] = []
         self._fields: dict[Any, Fields] = {}  # by descriptor
         self._said: set[str] = set()
         by_snake = {snake(method.name): method for method in SERVICE.methods}
         for service in services:
             for name, function in inspect.getmembers(service, lambda member: hasattr(member, "__rpc__")):
                 if name not in by_snake:
-                    raise LookupError(f"{type(service).__name__}.{name}: there is no such RPC")
+                    # An older client's protocol lacks what a newer one's has.
+                    self.strangers.append(f"{type(service).__name__}.{name}")
+                    continue
                 method = by_snake[name]
                 self.handlers[method.name] = function
                 self._fields[method.input_type] = function.__rpc__[0]

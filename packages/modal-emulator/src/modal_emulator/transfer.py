@@ -26,7 +26,11 @@ __all__ = ["Download", "FileServer", "Received", "Refused", "Slot", "Upload"]
 log = logging.getLogger(__name__)
 
 CHUNK = 1 << 20
-"""What is read or written at a time, and the most that a transfer has in memory: two of them."""
+"""What is read or written at a time, and the most that a transfer has in memory: three of them."""
+TRANSFERS = 16
+"""Uploads that are read at the same time; a client starts 128."""
+BUFFER = 1 << 16
+"""Bytes of an upload that wait in memory until it is read."""
 
 
 class Refused(Exception):
@@ -122,12 +126,13 @@ class FileServer:
         self._base = ""
         self._runner: web.AppRunner | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._turn = asyncio.Semaphore(TRANSFERS)
 
     async def start(self) -> None:
         logging.getLogger("aiohttp.server").addFilter(_is_ours_to_know)
         app = web.Application(client_max_size=CHUNK)
         app.router.add_route("*", "/{token}/{part:[0-9-]*}", self._handle)
-        self._runner = web.AppRunner(app, access_log=None, read_bufsize=CHUNK, shutdown_timeout=1)
+        self._runner = web.AppRunner(app, access_log=None, read_bufsize=BUFFER, shutdown_timeout=1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
@@ -211,7 +216,8 @@ class FileServer:
             if isinstance(grant.what, Path):
                 return await self._send(request, grant.what, part)
             if method == "PUT":
-                return await self._receive(request, grant.what, int(part))
+                async with self._turn:
+                    return await self._receive(request, grant.what, int(part))
             body = await grant.what.complete(await request.read())
             return web.Response(body=body, content_type="application/xml")
         except Refused as exc:
@@ -261,42 +267,38 @@ class FileServer:
         file = os.open(slot.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         pending: asyncio.Task[None] | None = None
 
-        def take(piece: bytes, offset: int) -> None:
-            view = memoryview(piece)
-            while view and not slot.again:
-                written = os.pwrite(file, view, offset)
-                offset += written
-                view = view[written:]
-            if md5 is not None:
-                md5.update(piece)
-            if sha256 is not None:
-                sha256.update(piece)
-
-        async def flush(piece: bytes) -> None:
-            # The next piece is read from the socket while this one is written and hashed.
-            nonlocal pending, length
-            if pending is not None:
-                await pending
-            pending = asyncio.create_task(asyncio.to_thread(take, piece, slot.offset + length))
-            length += len(piece)
+        def take(pieces: list[bytes], offset: int) -> None:
+            for piece in pieces:
+                view = memoryview(piece)
+                while view and not slot.again:
+                    written = os.pwrite(file, view, offset)
+                    offset += written
+                    view = view[written:]
+                if md5 is not None:
+                    md5.update(piece)
+                if sha256 is not None:
+                    sha256.update(piece)
 
         try:
-            buffer = bytearray()
-            async for piece in request.content.iter_any():
-                buffer += piece
-                if length + len(buffer) > slot.length:
+            pieces: list[bytes] = []
+            start = size = 0  # of the pieces
+            # As they come, without joining them: nothing is copied on the way from the socket to the file.
+            async for piece, _ in request.content.iter_chunks():
+                pieces.append(piece)
+                size += len(piece)
+                length += len(piece)
+                if length > slot.length:
                     raise Refused(f"more than the {slot.length} bytes that were announced")
-                if len(buffer) >= CHUNK:
-                    await flush(bytes(buffer))
-                    buffer.clear()
-            if buffer and length == 0:
-                take(bytes(buffer), slot.offset)  # a small one: a thread would take longer
-                length = len(buffer)
-            elif buffer:
-                await flush(bytes(buffer))
+                if size >= CHUNK:
+                    # The next pieces are read from the socket while these are written and hashed.
+                    if pending is not None:
+                        await pending
+                    pending = asyncio.create_task(asyncio.to_thread(take, pieces, slot.offset + start))
+                    start, pieces, size = length, [], 0
             if pending is not None:
                 await pending
                 pending = None
+            take(pieces, slot.offset + start)  # too few for a thread
         finally:
             if pending is not None:
                 await asyncio.wait([pending])

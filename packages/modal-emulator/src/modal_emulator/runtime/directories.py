@@ -119,6 +119,7 @@ class DirectoriesRuntime(Runtime):
             )
         if spec.overlays:
             raise OSError("there are no overlays in plain directories")
+        self.cache.use(spec.layer.key)
         self._numbers += 1
         folder = self._work / f"{self._numbers}"
         folder.mkdir()
@@ -160,6 +161,7 @@ class DirectoriesRuntime(Runtime):
     async def close(self) -> None:
         await self.launcher.close()
         self.cgroups.close()
+        self.cache.close()
         await asyncio.to_thread(remove_tree, self._work)
 
 

@@ -127,6 +127,11 @@ class AppService(Service):
         if self._ending:
             await asyncio.wait(self._ending)
 
+    async def drop_environment(self, name: str) -> None:
+        for app in self.all():
+            if app.environment == name:
+                self.end(app)
+
     def get(self, app_id: str) -> App:
         app = self._apps.get(app_id)
         if app is None:

@@ -106,6 +106,9 @@ class QueueService(Service):
     async def stop(self) -> None:
         self._registry.stop()
 
+    async def drop_environment(self, name: str) -> None:
+        self._registry.drop_environment(name)
+
     def drop_app(self, app_id: str) -> None:
         """An app has ended that will not run again: forget the queues that it alone had."""
         self._registry.drop_app(app_id)

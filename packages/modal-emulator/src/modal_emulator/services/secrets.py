@@ -57,6 +57,9 @@ class SecretService(Service):
     async def stop(self) -> None:
         self._registry.stop()
 
+    async def drop_environment(self, name: str) -> None:
+        self._registry.drop_environment(name)
+
     def env(self, secret_ids: Iterable[str]) -> dict[str, str]:
         """The variables of several secrets; of two with a name, the later secret's. NOT_FOUND if one is missing."""
         env = _Values()

@@ -74,6 +74,9 @@ class VolumeService(Service):
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    async def drop_environment(self, name: str) -> None:
+        self._registry.drop_environment(name)
+
     async def attach(
         self, volume_mounts: Iterable[api_pb2.VolumeMount], task_id: str, runtime: Runtime
     ) -> Attachment:
