@@ -98,7 +98,11 @@ def structured(target: Target, names: list[str], examples: int) -> None:
         derandomize=True,
         suppress_health_check=list(HealthCheck),
     )
-    @given(st.sampled_from(names).flatmap(lambda name: st.tuples(st.just(name), fuzzing.requests(name, target.ids, target.seeds[name]))))
+    @given(
+        st.sampled_from(names).flatmap(
+            lambda name: st.tuples(st.just(name), fuzzing.requests(name, target.ids, target.seeds[name]))
+        )
+    )
     def check(drawn: tuple[str, object]) -> None:
         name, request = drawn
         seconds = 0.05 if name in LONG else PATIENCE
@@ -119,7 +123,8 @@ def raw(target: Target, seed: int, count: int) -> None:
                 name = rng.choice(NAMES)
             yield name, fuzzing.mutated(rng, data, target.ids, others)
 
-    quick, slow = [], []
+    quick: list[tuple[str, bytes]] = []
+    slow: list[tuple[str, bytes]] = []
     for name, data in calls():
         (slow if name in LONG else quick).append((name, data))
     for found in (target.wire.all(quick, PATIENCE), target.wire.all(slow, 0.1)):

@@ -128,6 +128,7 @@ def parse_token(
     help="What clients have to present; random if not given. Better given as MODAL_EMULATOR_TOKEN, which others"
     " on this machine cannot see.",
 )
+@click.option("--url-seconds", type=click.FloatRange(min=0), default=3600.0, hidden=True)
 # How the class Emulator uses this command: a JSON line when it is ready, and the end when standard input ends.
 @click.option("--attached", is_flag=True, hidden=True)
 @click.option("--work", type=FOLDER, hidden=True)
@@ -140,6 +141,7 @@ def serve_command(
     lenient: bool,
     isolation: Isolation,
     skip_apt: bool,
+    url_seconds: float,
     token: tuple[str, str] | None,
     attached: bool,
     work: Path | None,
@@ -169,10 +171,13 @@ def serve_command(
             lenient=lenient,
             isolation=isolation,
             skip_apt=skip_apt,
+            url_seconds=url_seconds,
         )
         return settings if cache is None else replace(settings, cache=cache.absolute())
 
     logging.basicConfig(format="modal-emulator: %(message)s", level=logging.WARNING)
+    # Only its own: what the libraries beneath write then has the headers of requests, and with them tokens.
+    logging.getLogger(__package__).setLevel(os.environ.get("MODAL_EMULATOR_LOG_LEVEL", "WARNING"))
     try:
         serve(make_settings, work, print_json if attached else print_exports, attached=attached)
     except CannotServe as exc:

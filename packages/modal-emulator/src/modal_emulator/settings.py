@@ -24,6 +24,7 @@ class Settings:
         token_id, token_secret: what a client has to present.
         lenient: log fields that would have no effect instead of refusing them.
         isolation: how containers are kept apart; "auto" takes namespaces where the kernel allows them.
+        url_seconds: how long the URLs of blobs and of volumes' files are valid.
         skip_apt: go on without Debian packages that cannot be had.
     """
 
@@ -36,6 +37,7 @@ class Settings:
     tls: bool = False
     lenient: bool = False
     isolation: Isolation = "auto"
+    url_seconds: float = 3600
     skip_apt: bool = False
     workspace: str = "emulator"
 

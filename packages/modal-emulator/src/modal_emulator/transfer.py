@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 __all__ = ["Download", "FileServer", "Received", "Refused", "Slot", "Upload"]
 
@@ -107,6 +108,11 @@ class _Grant:
     expired: Callable[[], None] | None
 
 
+def _is_ours_to_know(record: logging.LogRecord) -> bool:
+    """Whether a line of aiohttp's log is about more than a request that is none: that has been answered with 400."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
 class FileServer:
     """Serves what was granted. `start` it in an event loop; URLs can be had from then on.
 
@@ -125,6 +131,7 @@ class FileServer:
         self._turn = asyncio.Semaphore(TRANSFERS)
 
     async def start(self) -> None:
+        logging.getLogger("aiohttp.server").addFilter(_is_ours_to_know)
         app = web.Application(client_max_size=CHUNK)
         app.router.add_route("*", "/{token}/{part:[0-9-]*}", self._handle)
         self._runner = web.AppRunner(app, access_log=None, read_bufsize=BUFFER, shutdown_timeout=1)
@@ -219,6 +226,8 @@ class FileServer:
             return web.Response(status=408, text="nothing comes any more")
         except Refused as exc:
             return web.Response(status=400, text=str(exc))
+        except ConnectionError:
+            return web.Response(status=400)  # nobody is there to read it
         except (LookupError, FileNotFoundError):
             return web.Response(status=404, text="there is no such thing here any more")
 

@@ -11,6 +11,7 @@ from grpclib import Status
 from modal_proto import api_pb2
 
 from ..ids import new_id
+from ..named import check_name
 from ..rpc import Caller, declare, fail, rpc
 from ..store import join_parts, split_parts
 from . import Service
@@ -210,6 +211,7 @@ class AppService(Service):
         if app is None:
             if request.object_creation_type == api_pb2.OBJECT_CREATION_TYPE_UNSPECIFIED:
                 fail(Status.NOT_FOUND, f"there is no app called {request.app_name!r}")
+            check_name(request.app_name, "App")
             app = self._new(request.app_name, request.environment_name, DEPLOYED)
             app.name, app.deployed_at = request.app_name, time.time()
             self._keep(app)
@@ -224,6 +226,8 @@ class AppService(Service):
         self, request: api_pb2.AppPublishRequest, caller: Caller
     ) -> api_pb2.AppPublishResponse:
         app = self.get(request.app_id)
+        if request.app_state == DEPLOYED:
+            check_name(request.name, "App")
         for object_id in [*request.function_ids.values(), *request.class_ids.values()]:
             self.plane.functions.check_belongs(object_id, app.id)
         before = dict(app.function_ids)
