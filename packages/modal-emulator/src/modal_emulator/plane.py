@@ -105,6 +105,7 @@ class ControlPlane:
             for service in self.services:
                 self._started.append(service)
                 await service.start()
+            self.apps.resume()
             stack.pop_all()  # from here on it is closed with the server
         self._server = Server([_Listener(self.router, self._client)], config=CONFIG)
         await self._server.start(sock=listening, ssl=tls)

@@ -25,6 +25,7 @@ class Settings:
         lenient: log fields that would have no effect instead of refusing them.
         isolation: how containers are kept apart; "auto" takes namespaces where the kernel allows them.
         skip_apt: go on without Debian packages that cannot be had.
+        heartbeat_limit: seconds without a heartbeat after which a client is gone; it sends one every 15.
     """
 
     work: Path
@@ -37,6 +38,7 @@ class Settings:
     lenient: bool = False
     isolation: Isolation = "auto"
     skip_apt: bool = False
+    heartbeat_limit: float = 60.0
     workspace: str = "emulator"
 
     @property
