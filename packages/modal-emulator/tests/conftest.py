@@ -27,6 +27,7 @@ from modal_emulator.services.volumes import VolumeService
 from modal_emulator.settings import Settings
 from modal_emulator.store import Store
 from modal_proto import api_pb2
+from program import LIVE
 
 T = TypeVar("T")
 WINDOW = 64 * 1024 * 1024
@@ -157,8 +158,19 @@ def connected(environ: Mapping[str, str]) -> Iterator[modal.Client]:
 @pytest.fixture(scope="session")
 def server() -> Iterator[Emulator]:
     """A whole server, in a process of its own."""
+    if LIVE:
+        pytest.skip("this is about the emulator, not about Modal")
     with Emulator() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def environ(request: pytest.FixtureRequest) -> Mapping[str, str]:
+    """The environment of programs that would run on Modal just as well, and with MODAL_EMULATOR_TEST_LIVE=1 do."""
+    if LIVE:
+        return dict(os.environ)
+    server: Emulator = request.getfixturevalue("server")
+    return server.environ
 
 
 @pytest.fixture(scope="session")
