@@ -160,7 +160,9 @@ class Function:
         """Seconds that a container may take to start."""
         given = self.definition.startup_timeout_secs
         # A client that was told nothing of it sends the timeout, which says nothing of how quick this machine is.
-        return given if given and given != self.definition.timeout_secs else max(self.timeout, DEFAULT_TIMEOUT)
+        return (
+            given if given and given != self.definition.timeout_secs else max(self.timeout, DEFAULT_TIMEOUT)
+        )
 
     @property
     def scaling(self) -> Scaling:
