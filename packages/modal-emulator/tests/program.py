@@ -61,13 +61,13 @@ def run(
     environ: Mapping[str, str],
     *arguments: str,
     python: str | Path = sys.executable,
-    timeout: float = 300.0,
+    timeout: float = 590.0,
 ) -> Ran:
     """Run a program to its end."""
     return _run([str(python), str(PROGRAMS / name), *arguments], environ, PROGRAMS, timeout)
 
 
-def modal(environ: Mapping[str, str], *arguments: str, cwd: Path = PROGRAMS, timeout: float = 300.0) -> Ran:
+def modal(environ: Mapping[str, str], *arguments: str, cwd: Path = PROGRAMS, timeout: float = 590.0) -> Ran:
     """Run the client's own command."""
     environ = {**environ, "COLUMNS": "300", "NO_COLOR": "1"}
     return _run([sys.executable, "-P", "-m", "modal", *arguments], environ, cwd, timeout)

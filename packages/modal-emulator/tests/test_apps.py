@@ -167,15 +167,15 @@ def test_what_is_not_there_is_not_found(story: dict[str, Any]) -> None:
 
 @covers("AppList")
 def test_an_app_is_listed(story: dict[str, Any]) -> None:
-    (row,) = [row for row in story["apps"] if row["App ID"] == story["first"]["app"]]
-    assert row["Description"] == NAME
-    assert row["State"] == "deployed"
-    assert int(row["Tasks"]) >= 2  # one that is kept warm, and one that is held
+    (row,) = [row for row in story["apps"] if row["app_id"] == story["first"]["app"]]
+    assert row["description"] == NAME
+    assert row["state"] == "deployed"
+    assert int(row["tasks"]) >= 2  # one that is kept warm, and one that is held
 
 
 @covers("TaskList")
 def test_containers_are_listed(story: dict[str, Any]) -> None:
-    assert story["first"]["version"][1] in {row["Container ID"] for row in story["containers"]}
+    assert story["first"]["version"][1] in {row["container_id"] for row in story["containers"]}
 
 
 @covers("AppGetLayout", "FunctionPrecreate", "FunctionCreate")
@@ -205,7 +205,7 @@ def test_a_deployment_that_fails_changes_nothing(story: dict[str, Any]) -> None:
 
 @covers("AppDeploymentHistory")
 def test_each_deployment_is_in_the_history(story: dict[str, Any]) -> None:
-    assert [(row["Version"], row["Tag"]) for row in story["history"]] == [("v2", "second"), ("v1", "first")]
+    assert [(row["version"], row["tag"]) for row in story["history"]] == [("v2", "second"), ("v1", "first")]
 
 
 @covers("AppGetInfo", "AppGetLifecycle")
@@ -215,6 +215,8 @@ def test_an_app_can_be_inspected(story: dict[str, Any]) -> None:
     assert info["lifecycle"]["state"] == "deployed"
     assert info["lifecycle"]["version"] == 2
     assert {"version", "included", "held", "Greeter.*"} <= set(info["functions"])
+    (gpu,) = info["functions"]["included"]["summary"]["gpu_config"]
+    assert (gpu["gpu_type"], gpu["count"]) == ("T4", 1)
     assert story["info afterwards"]["lifecycle"]["state"] == "stopped"
 
 
@@ -239,8 +241,8 @@ def test_a_container_can_be_stopped(story: dict[str, Any]) -> None:
 @covers("AppStop")
 def test_a_stopped_app_is_gone(story: dict[str, Any]) -> None:
     assert story["stopped"].code == 0, story["stopped"].err
-    (row,) = [row for row in story["afterwards"] if row["App ID"] == story["first"]["app"]]
-    assert row["State"] == "stopped"
+    (row,) = [row for row in story["afterwards"] if row["app_id"] == story["first"]["app"]]
+    assert row["state"] == "stopped"
     assert story["gone"].code != 0
     assert "NotFoundError" in story["gone"].err
 
@@ -279,7 +281,7 @@ def test_an_app_that_is_not_detached_ends_with_its_client(environ: Mapping[str, 
 
 def state_of(environ: Mapping[str, str], app_id: str) -> str:
     rows = json.loads(program.modal(environ, "app", "list", "--json").out)
-    (state,) = [row["State"] for row in rows if row["App ID"] == app_id]
+    (state,) = [row["state"] for row in rows if row["app_id"] == app_id]
     return str(state)
 
 

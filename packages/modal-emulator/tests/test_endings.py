@@ -52,7 +52,7 @@ def test_an_app_ends_when_its_client_is_killed(impatient: Emulator) -> None:
     read = program.run("detached.py", environ, "read", "killed", started.said["call"], "").check()
     assert "has been stopped" in read["error"][1]
     containers = json.loads(program.modal(environ, "container", "list", "--json").out)
-    assert started.said["app"] not in {row["App ID"] for row in containers}
+    assert started.said["app"] not in {row["app_id"] for row in containers}
 
 
 def test_a_detached_app_goes_on_when_its_client_is_killed(impatient: Emulator) -> None:
@@ -62,7 +62,7 @@ def test_a_detached_app_goes_on_when_its_client_is_killed(impatient: Emulator) -
 
     def state() -> str:
         rows = json.loads(program.modal(environ, "app", "list", "--json").out)
-        (found,) = [row["State"] for row in rows if row["App ID"] == started.said["app"]]
+        (found,) = [row["state"] for row in rows if row["app_id"] == started.said["app"]]
         return str(found)
 
     assert state() == "ephemeral (detached)"  # by now its client has been silent for longer than the limit

@@ -18,7 +18,7 @@ gate = modal.Queue.from_name("test-detached-gate", create_if_missing=True)
 def held(name: str) -> str:
     print(f"{name} works")
     gate.put("started", partition=f"{name}-started")
-    told = gate.get(partition=name, timeout=100)
+    told = gate.get(partition=name, timeout=500)
     print(f"{name} is told {told}")
     return f"{name}: {told}"
 
@@ -30,7 +30,7 @@ def report(name: str, value: Any) -> None:
 def start(name: str, *, detach: bool, killed: bool) -> None:
     with app.run(detach=detach):
         call = held.spawn(name)
-        gate.get(partition=f"{name}-started", timeout=100)
+        gate.get(partition=f"{name}-started", timeout=500)
         report("call", call.object_id)
         report("app", app.app_id)
         if killed:
@@ -41,7 +41,7 @@ def read(name: str, call_id: str, word: str) -> None:
     if word:
         gate.put(word, partition=name)
     try:
-        report("result", modal.FunctionCall.from_id(call_id).get(timeout=60))
+        report("result", modal.FunctionCall.from_id(call_id).get(timeout=500))
     except Exception as exc:
         report("error", [type(exc).__name__, str(exc)])
 

@@ -12,7 +12,7 @@ app = modal.App("test-service", tags={"team": "blue"})
 gate = modal.Queue.from_name("test-service-gate", create_if_missing=True)
 
 
-@part.function()
+@part.function(gpu="T4")
 def included() -> str:
     return f"included {VERSION}"
 
@@ -30,7 +30,7 @@ def version() -> tuple[int, str]:
 def held(name: str) -> str:
     """Runs until it is told to end."""
     gate.put("started", partition=f"{name}-started")
-    told = gate.get(partition=name, timeout=100)
+    told = gate.get(partition=name, timeout=500)
     return f"{told} from {VERSION}"
 
 

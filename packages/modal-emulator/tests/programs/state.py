@@ -52,10 +52,10 @@ def write() -> None:
     calls = [look.spawn(0), look.spawn(3_000_000)]
     several = look.experimental_spawn_map([1, 2])
     for call in calls:
-        call.get(timeout=100)
+        call.get(timeout=500)
     list(several.iter())
     unfinished = forever.spawn()
-    gate.get(timeout=100)
+    gate.get(timeout=500)
     report("calls", [call.object_id for call in [*calls, several, unfinished]])
 
 

@@ -39,13 +39,13 @@ def more() -> None:
 
 def hold() -> None:
     call = modal.Function.from_name(NAME, "held").spawn(sys.argv[2])
-    gate.get(partition=f"{sys.argv[2]}-started", timeout=100)
+    gate.get(partition=f"{sys.argv[2]}-started", timeout=500)
     report("held", call.object_id)
 
 
 def release() -> None:
     gate.put("done", partition=sys.argv[2])
-    report("released", modal.FunctionCall.from_id(sys.argv[3]).get(timeout=100))
+    report("released", modal.FunctionCall.from_id(sys.argv[3]).get(timeout=500))
 
 
 def missing() -> None:
@@ -69,7 +69,7 @@ def missing() -> None:
 def logs() -> None:
     version = modal.Function.from_name(NAME, "version")
     call = version.spawn()
-    call.get(timeout=100)
+    call.get(timeout=500)
     since = datetime.now(UTC) - timedelta(minutes=30)
     report("of the call", [[e.message, e.source] for e in call.logs.fetch(since=since)])
     report("streamed", [e.message for e in call.logs.stream(timeout=30)])

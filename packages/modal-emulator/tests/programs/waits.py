@@ -20,7 +20,7 @@ def forever(x: int) -> None:
 def main() -> None:
     with app.run():
         call = forever.spawn(1)
-        gate.get(timeout=100)
+        gate.get(timeout=500)
         print('["started", true]', flush=True)
         if sys.argv[1] == "remote":
             forever.remote(2)

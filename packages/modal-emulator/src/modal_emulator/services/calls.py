@@ -43,6 +43,10 @@ MOST_OUTPUTS = 1000
 MOST_BYTES = 32 * 1024 * 1024
 KEPT_CLEARED = 256
 """Calls whose outputs have been taken are kept until there are this many, for a client that asks once more."""
+STREAM_GRACE = 2.0
+"""Seconds that a client has to ask for what a generator yielded before it failed."""
+HEAD_START = 0.05
+"""Seconds by which that is sent before the failure: the client raises the latter at once, whatever it has yet to read."""
 LONGEST_WAIT = 60.0  # seconds; the client asks for 55 at most
 
 declare(api_pb2.FunctionInput, reads="args args_blob_id data_format method_name final_input")
@@ -85,6 +89,7 @@ class Call:
         parent: the input during which it was made; empty if it was made by a client.
         outputs: the final outputs, in the order in which they came.
         chunks: what a generator has yielded.
+        streamed: how many of them have been sent to the client.
         changed: set, and replaced, when there is something new.
         taken: how many of the outputs that came first have been let go of, because the client has them.
         unfinished: inputs without a result.
@@ -102,6 +107,7 @@ class Call:
     inputs: dict[int, Input] = field(default_factory=dict)
     outputs: list[api_pb2.FunctionGetOutputsItem] = field(default_factory=list)
     chunks: list[api_pb2.DataChunk] = field(default_factory=list)
+    streamed: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     taken: int = 0
     unfinished: int = 0
@@ -349,7 +355,14 @@ class CallService(Service):
                 at = max(at, call.taken)
                 found = call.outputs[at - call.taken :]
             left = deadline - time.monotonic()
-            if found or left <= 0 or (call.unfinished == 0 and call.inputs and by_index):
+            if found and call.streamed < len(call.chunks) and found[0].result.status != SUCCESS:
+                left = found[0].output_created_at + STREAM_GRACE - time.time()
+                if left <= 0:
+                    break
+            elif found and call.chunks and found[0].result.status != SUCCESS:
+                await asyncio.sleep(HEAD_START)
+                break
+            elif found or left <= 0 or (call.unfinished == 0 and call.inputs and by_index):
                 break
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(changed.wait(), left)
@@ -392,9 +405,13 @@ class CallService(Service):
         deadline = time.monotonic() + LONGEST_WAIT
         while True:
             changed = call.changed
-            for chunk in call.chunks[at:]:
+            while at < len(call.chunks):
                 at += 1
-                yield chunk
+                yield call.chunks[at - 1]
+            if at > call.streamed:
+                call.streamed = at
+                call.notify()
+                continue
             left = deadline - time.monotonic()
             if left <= 0 or call.cleared:
                 return
