@@ -145,8 +145,11 @@ class Box(Process):
     async def wait(self) -> int:
         return self.inside.wait()
 
-    def terminate(self) -> None:
+    def interrupt(self) -> None:
         self.inside.terminate()
+
+    def drain(self) -> None:
+        """It writes nothing."""
 
     def kill(self) -> None:
         self.inside.kill()

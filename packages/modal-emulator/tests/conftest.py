@@ -146,7 +146,7 @@ def connected(environ: Mapping[str, str]) -> Iterator[modal.Client]:
         try:
             yield client
         finally:
-            client.__exit__(None, None, None)
+            client.__exit__(None, None, None)  # type: ignore[no-untyped-call]
     finally:
         for name, value in before.items():
             if value is None:
