@@ -195,6 +195,7 @@ class Bench:
         code = f"from benchmarks.emulator.driver import main; main({session!r}, {{replies}})"
         with Driver(code, self._server.environ) as driver:
             self._client_pid = driver.process.pid
+            driver.ask("ready", LIMIT)
 
             def ask(order: str, **parameters: Any) -> Result:
                 if self._watch is None:
