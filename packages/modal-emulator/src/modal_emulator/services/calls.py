@@ -42,6 +42,8 @@ MOST_OUTPUTS = 1000
 MOST_BYTES = 32 * 1024 * 1024
 KEPT_CLEARED = 256
 """Calls whose outputs have been taken are kept until there are this many, for a client that asks once more."""
+GATHER_SECONDS = 0.01
+"""Seconds that a map's first new output waits for others, and its client for its next batch of inputs."""
 LONGEST_WAIT = 60.0  # seconds; the client asks for 55 at most
 
 declare(api_pb2.FunctionInput, reads="args args_blob_id data_format method_name final_input")
@@ -259,9 +261,12 @@ class CallService(Service):
     async def function_put_inputs(
         self, request: api_pb2.FunctionPutInputsRequest, caller: Caller
     ) -> api_pb2.FunctionPutInputsResponse:
-        return api_pb2.FunctionPutInputsResponse(
-            inputs=self._put(self.get(request.function_call_id), request.inputs)
-        )
+        call = self.get(request.function_call_id)
+        answer = api_pb2.FunctionPutInputsResponse(inputs=self._put(call, request.inputs))
+        if call.is_map and self.plane.containers.has_backlog(call.function):
+            # The client makes up its next batch meanwhile, which is the larger for it.
+            await asyncio.sleep(GATHER_SECONDS)
+        return answer
 
     def _put(
         self, call: Call, items: Iterable[api_pb2.FunctionPutInputsItem]
@@ -329,6 +334,10 @@ class CallService(Service):
                 break
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(changed.wait(), left)
+        if call.is_map and found and call.unfinished and not by_index:
+            # Many small answers would cost the client and us more than what they answer.
+            await asyncio.sleep(GATHER_SECONDS)
+            found = call.outputs[at:]
         found = _some(found, request.max_values or MOST_OUTPUTS)
         answer = api_pb2.FunctionGetOutputsResponse(
             idxs=[output.idx for output in found],
