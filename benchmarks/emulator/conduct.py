@@ -131,7 +131,7 @@ class Bench:
             def sample(name: str) -> Result:
                 os.sync()  # what was written before is not for this one to wait for
                 server.reset_peak(self._server)
-                before = server.memory(self._server)
+                before = server.peak(self._server)
                 kind, _, version = name.partition(" ")
                 if kind == "cp":
                     begin = now()

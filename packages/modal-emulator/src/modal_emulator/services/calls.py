@@ -42,8 +42,9 @@ MOST_OUTPUTS = 1000
 MOST_BYTES = 32 * 1024 * 1024
 KEPT_CLEARED = 256
 """Calls whose outputs have been taken are kept until there are this many, for a client that asks once more."""
-GATHER_SECONDS = 0.01
-"""Seconds that a map's first new output waits for others, and its client for its next batch of inputs."""
+GATHER_SECONDS = 0.0005
+"""Seconds for each unfinished input of a map that a new output waits for others, and at most this long:"""
+MOST_GATHER_SECONDS = 0.05
 LONGEST_WAIT = 60.0  # seconds; the client asks for 55 at most
 
 declare(api_pb2.FunctionInput, reads="args args_blob_id data_format method_name final_input")
@@ -104,6 +105,11 @@ class Call:
     unfinished: int = 0
     cancelled: bool = False
     cleared: bool = False
+
+    @property
+    def patience(self) -> float:
+        """Seconds by which an answer about a map may be late, so that fewer and larger ones do."""
+        return min(GATHER_SECONDS * self.unfinished, MOST_GATHER_SECONDS)
 
     def notify(self) -> None:
         self.changed.set()
@@ -265,7 +271,7 @@ class CallService(Service):
         answer = api_pb2.FunctionPutInputsResponse(inputs=self._put(call, request.inputs))
         if call.is_map and self.plane.containers.has_backlog(call.function):
             # The client makes up its next batch meanwhile, which is the larger for it.
-            await asyncio.sleep(GATHER_SECONDS)
+            await asyncio.sleep(call.patience)
         return answer
 
     def _put(
@@ -336,7 +342,7 @@ class CallService(Service):
                 await asyncio.wait_for(changed.wait(), left)
         if call.is_map and found and call.unfinished and not by_index:
             # Many small answers would cost the client and us more than what they answer.
-            await asyncio.sleep(GATHER_SECONDS)
+            await asyncio.sleep(call.patience)
             found = call.outputs[at:]
         found = _some(found, request.max_values or MOST_OUTPUTS)
         answer = api_pb2.FunctionGetOutputsResponse(
