@@ -131,7 +131,7 @@ class Bench:
             def sample(name: str) -> Result:
                 os.sync()  # what was written before is not for this one to wait for
                 server.reset_peak(self._server)
-                before = server.memory(self._server)
+                before = server.peak(self._server)
                 kind, _, version = name.partition(" ")
                 if kind == "cp":
                     begin = now()
@@ -195,6 +195,7 @@ class Bench:
         code = f"from benchmarks.emulator.driver import main; main({session!r}, {{replies}})"
         with Driver(code, self._server.environ) as driver:
             self._client_pid = driver.process.pid
+            driver.ask("ready", LIMIT)
 
             def ask(order: str, **parameters: Any) -> Result:
                 if self._watch is None:
