@@ -16,9 +16,10 @@ usage: ./go COMMAND [ARGUMENT...]
   conformance   the contract's clauses x backend x Python; --require fails where one is missing
   bench         ratios against other pools, side by side
   docs          build the documentation into build/docs
-  auth          log in to the backends that need it
+  auth          log in to Modal, or say as whom (--check, --stdin, --no-input)
   nox           any other session: `./go nox -l` lists them
   mini          the command line of mini itself
+  modal         Modal's own command line, behind TLS-inspecting proxies as well
 LIST
 }
 
@@ -131,6 +132,10 @@ prepare() {
 # Runs a program in the project's environment, which is brought up to date first.
 in_env() { uv run --locked --all-packages --project "$root" "$@"; }
 
+# Several at a time, because much of what tests do is wait; those of a class or module one after the other. `-n0` is
+# one at a time, and so is whatever asks for a debugger.
+run_tests() { in_env python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadscope "$@"; }
+
 main() {
   local command=${1:-}
   [[ $# -eq 0 ]] || shift
@@ -139,9 +144,8 @@ main() {
       usage
       return
       ;;
-    auth) die "auth: there is nothing to log in to yet: it needs mini-modal, which has not landed" 3 ;;
     install | demo | test | check | conformance | bench | docs | nox) cd -- "$root" ;;
-    mini) ;; # stays where the caller is: its arguments are paths
+    auth | mini | modal) ;; # stay where the caller is: their arguments are paths
     *)
       echo "go: no command called '$command'" >&2
       usage >&2
@@ -152,11 +156,11 @@ main() {
   case $command in
     install) uv sync --locked --all-packages ;;
     demo) in_env python examples/digits/sweep.py "$@" ;;
-    test) in_env python -m pytest "$@" ;;
+    test) run_tests "$@" ;;
     check)
       in_env ruff format .
       in_env nox -s lint types
-      in_env python -m pytest "$@"
+      run_tests "$@"
       ;;
     conformance)
       rm -rf build/conformance # what was true of other code does not belong in the table
@@ -164,7 +168,9 @@ main() {
       ;;
     bench | docs) in_env nox -s "$command" -- "$@" ;;
     nox) in_env nox "$@" ;;
+    auth) in_env mini auth modal "$@" ;;
     mini) in_env mini "$@" ;;
+    modal) in_env mini modal "$@" ;;
   esac
 }
 

@@ -60,6 +60,7 @@ async def client_tree(
     Raises:
         BuildError: this machine lacks that Python, or the package index does not have or cannot give what is needed.
     """
+    builder_version = builder_version or "2025.06"
     call = (settings.cache, client_version, python_minor, builder_version)
     if call in _made and (_made[call].pkg.parent / "complete").exists():
         return _made[call]
@@ -102,6 +103,8 @@ def _make(stage: Stage, client_version: str, minor: str, builder_version: str, e
         _install(fetched, executable, ["--no-deps", f"modal=={client_version}"])
         _copy_packages(fetched, pkg, PACKAGES[:3])
     requirements = pkg / "modal" / "builder" / f"{builder_version}.txt"
+    if not requirements.exists():
+        requirements = max(pkg.glob("modal/builder/2*.txt"))
     names = _requirement_names(requirements, minor)
     _copy_packages(
         Path(str(importlib.metadata.distribution("synchronicity").locate_file(""))), pkg, PACKAGES[3:]

@@ -11,6 +11,7 @@ from grpclib import Status
 from modal_proto import api_pb2
 
 from ..ids import new_id
+from ..named import check_name
 from ..rpc import Caller, declare, fail, rpc
 from ..store import join_parts, split_parts
 from . import Service
@@ -131,6 +132,11 @@ class AppService(Service):
         if self._ending:
             await asyncio.wait(self._ending)
 
+    async def drop_environment(self, name: str) -> None:
+        for app in self.all():
+            if app.environment == name:
+                self.end(app)
+
     def get(self, app_id: str) -> App:
         app = self._apps.get(app_id)
         if app is None:
@@ -225,6 +231,7 @@ class AppService(Service):
         if app is None:
             if request.object_creation_type == api_pb2.OBJECT_CREATION_TYPE_UNSPECIFIED:
                 fail(Status.NOT_FOUND, f"there is no app called {request.app_name!r}")
+            check_name(request.app_name, "App")
             app = self._new(request.app_name, request.environment_name, DEPLOYED)
             app.name, app.deployed_at = request.app_name, time.time()
             self._keep(app)
@@ -239,6 +246,8 @@ class AppService(Service):
         self, request: api_pb2.AppPublishRequest, caller: Caller
     ) -> api_pb2.AppPublishResponse:
         app = self.get(request.app_id)
+        if request.app_state == DEPLOYED:
+            check_name(request.name, "App")
         if not app.runs:
             fail(Status.FAILED_PRECONDITION, f"app {app.id} has been stopped")
         for object_id in [*request.function_ids.values(), *request.class_ids.values()]:

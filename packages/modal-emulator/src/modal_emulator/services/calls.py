@@ -238,7 +238,10 @@ class CallService(Service):
         if result.status == TERMINATED or item.attempt >= policy.retries or item.call.cancelled:
             self.finish(item, result, data_format, task_id=task_id)
             return
-        delay = policy.initial_delay_ms * (policy.backoff_coefficient or 1.0) ** item.attempt
+        # The client allows no more than a factor of 10; there is no number for any factor and any attempt.
+        delay = policy.initial_delay_ms * min(policy.backoff_coefficient or 1.0, 10.0) ** min(
+            item.attempt, 100
+        )
         item.attempt += 1
         asyncio.get_running_loop().call_later(
             min(delay, policy.max_delay_ms or delay) / 1000, self.plane.containers.queue, item
@@ -354,7 +357,11 @@ class CallService(Service):
             changed = call.changed
             if by_index:
                 last = request.end_idx if request.HasField("end_idx") else max(call.inputs, default=0)
-                wanted = range(request.start_idx, min(last, max(call.inputs, default=-1)) + 1)
+                wanted: Iterable[int] = range(
+                    max(0, request.start_idx), min(last, max(call.inputs, default=-1)) + 1
+                )
+                if len(wanted) > 2 * len(call.inputs):  # type: ignore[arg-type]
+                    wanted = sorted(idx for idx in call.inputs if idx in wanted)  # indices with gaps
                 found = [
                     item.result
                     for idx in wanted
@@ -377,7 +384,7 @@ class CallService(Service):
                 break
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(changed.wait(), left)
-        found = _some(found, request.max_values or MOST_OUTPUTS)
+        found = _some(found, request.max_values if request.max_values > 0 else MOST_OUTPUTS)
         answer = api_pb2.FunctionGetOutputsResponse(
             idxs=[output.idx for output in found],
             outputs=found,

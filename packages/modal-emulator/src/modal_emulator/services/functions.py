@@ -19,6 +19,8 @@ __all__ = ["Function", "FunctionService"]
 
 DEFAULT_TIMEOUT = 300  # seconds: Modal's
 DEFAULT_SCALEDOWN = 60  # seconds: Modal's
+MOST_KEPT = 64
+"""Containers that a function may keep ready: they are processes of this machine."""
 SHAPE = (
     "module_name function_name implementation_name function_type autoscaler_settings method_definitions"
     " method_definitions_set timeout_secs startup_timeout_secs concurrency_limit warm_pool_size"
@@ -158,7 +160,9 @@ class Function:
         """Seconds that a container may take to start."""
         given = self.definition.startup_timeout_secs
         # A client that was told nothing of it sends the timeout, which says nothing of how quick this machine is.
-        return given if given and given != self.definition.timeout_secs else max(self.timeout, DEFAULT_TIMEOUT)
+        return (
+            given if given and given != self.definition.timeout_secs else max(self.timeout, DEFAULT_TIMEOUT)
+        )
 
     @property
     def scaling(self) -> Scaling:
@@ -371,6 +375,8 @@ class FunctionService(Service):
             data.CopyFrom(request.function_data)
         else:
             data = _data_of(request.function)
+        if not data.ranked_functions:
+            fail(Status.INVALID_ARGUMENT, "a function without a definition")
         for ranked in data.ranked_functions:
             self._check(ranked.function, caller)
         function = self._existing(app, request.existing_function_id)
@@ -399,6 +405,12 @@ class FunctionService(Service):
             fail(
                 Status.UNIMPLEMENTED, "modal-emulator does not do classes as clients before 0.67 define them"
             )
+        _check_kept(
+            definition.autoscaler_settings.min_containers,
+            definition.autoscaler_settings.buffer_containers,
+            definition.warm_pool_size,
+            definition._experimental_buffer_containers,
+        )
         layer = self.plane.images.layer(definition.image_id)
         serialized = definition.definition_type == api_pb2.Function.DEFINITION_TYPE_SERIALIZED
         if serialized and caller.python and layer.python != caller.python:
@@ -527,6 +539,8 @@ class FunctionService(Service):
         self, request: api_pb2.FunctionUpdateSchedulingParamsRequest, caller: Caller
     ) -> api_pb2.FunctionUpdateSchedulingParamsResponse:
         function = self.get(request.function_id)
+        settings = request.settings
+        _check_kept(request.warm_pool_size_override, settings.min_containers, settings.buffer_containers)
         if request.warm_pool_size_override:
             function.overrides.min_containers = request.warm_pool_size_override
         function.overrides.MergeFrom(request.settings)
@@ -554,6 +568,14 @@ class FunctionService(Service):
         waiting = self.plane.containers.stats(self.get(request.function_id)).backlog
         least, most = request.target_concurrency, request.max_concurrency
         return api_pb2.FunctionGetDynamicConcurrencyResponse(concurrency=min(most, least + waiting))
+
+
+def _check_kept(*counts: int) -> None:
+    if any(count > MOST_KEPT for count in counts):
+        fail(
+            Status.INVALID_ARGUMENT,
+            f"modal-emulator keeps at most {MOST_KEPT} containers of a function ready",
+        )
 
 
 def _settings(function: Function) -> api_pb2.AutoscalerSettings:

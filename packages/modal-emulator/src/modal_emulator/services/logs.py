@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -20,7 +20,10 @@ __all__ = ["LogService", "Origin"]
 Request = api_pb2.AppGetLogsRequest | api_pb2.AppFetchLogsRequest | api_pb2.AppCountLogsRequest
 
 MOST_ENTRIES = 100_000
-"""Of an app; the oldest are dropped."""
+MOST_TEXT = 32 << 20
+"""Characters. The oldest of an app's entries are dropped when it has more, and those of the app that has been silent
+for longest when all together have more than twice as much."""
+LONGEST_WAIT = 60.0  # seconds; the client asks for 55 at most
 MOST_IN_BATCH = 500
 LONGEST_ITEM = 64 * 1024  # characters
 
@@ -52,13 +55,26 @@ class Entry:
 class Journal:
     """The log of one app."""
 
-    entries: deque[Entry] = field(default_factory=lambda: deque(maxlen=MOST_ENTRIES))
+    entries: deque[Entry] = field(default_factory=deque)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     done: bool = False
+    newest: int = 0
+    size: int = 0
 
     def notify(self) -> None:
         self.changed.set()
         self.changed = asyncio.Event()
+
+    def add(self, origin: Origin, log: api_pb2.TaskLogs) -> None:
+        self.newest += 1
+        self.entries.append(Entry(self.newest, origin, log))
+        self.size += len(log.data)
+
+    def drop(self) -> int:
+        """Forget the oldest entry; returns its size."""
+        size = len(self.entries.popleft().log.data)
+        self.size -= size
+        return size
 
     def after(self, number: int) -> Iterator[Entry]:
         """The entries since one, the oldest first."""
@@ -71,7 +87,8 @@ class LogService(Service):
     """The RPCs about logs."""
 
     async def start(self) -> None:
-        self._journals: dict[str, Journal] = {}
+        self._journals: OrderedDict[str, Journal] = OrderedDict()
+        self._size = 0
 
     def write(
         self, origin: Origin, descriptor: int, text: str, *, call_id: str = "", input_id: str = ""
@@ -102,8 +119,14 @@ class LogService(Service):
 
     def _append(self, origin: Origin, log: api_pb2.TaskLogs) -> None:
         journal = self._journal(origin.app_id)
-        number = journal.entries[-1].number + 1 if journal.entries else 1
-        journal.entries.append(Entry(number, origin, log))
+        self._journals.move_to_end(origin.app_id)
+        journal.add(origin, log)
+        self._size += len(log.data)
+        while len(journal.entries) > MOST_ENTRIES or journal.size > MOST_TEXT:
+            self._size -= journal.drop()
+        while self._size > 2 * MOST_TEXT:
+            silent = next(each for each in self._journals.values() if each.entries)
+            self._size -= silent.drop()
         journal.notify()
 
     def _journal(self, app_id: str) -> Journal:
@@ -124,7 +147,7 @@ class LogService(Service):
         journal = self._journal(app_id)
         wanted = _filter(request, request.file_descriptor)
         last = _number(request.last_entry_id)
-        deadline = time.monotonic() + request.timeout
+        deadline = time.monotonic() + min(request.timeout, LONGEST_WAIT)
         while True:
             changed = journal.changed
             for batch in _batches(entry for entry in journal.after(last) if wanted(entry)):
