@@ -46,7 +46,7 @@ KEPT_CLEARED = 256
 STREAM_GRACE = 2.0
 """Seconds that a client has to ask for what a generator yielded before it failed."""
 HEAD_START = 0.05
-"""Seconds by which that is sent before the failure: the client raises the latter at once, whatever it has yet to read."""
+"""Seconds by which that is sent before the failure, which the client raises at once, whatever it has yet to read."""
 UNTAKEN = 600.0
 """Seconds that the outputs of a call are kept for a client that waits for them, and may be gone."""
 LONGEST_WAIT = 60.0  # seconds; the client asks for 55 at most
@@ -147,7 +147,12 @@ class CallService(Service):
             await asyncio.sleep(UNTAKEN / 10)
             late = time.time() - UNTAKEN
             for call in list(self._calls.values()):
-                if call.invocation != ASYNC and call.inputs and not call.unfinished and call.finished_at < late:
+                if (
+                    call.invocation != ASYNC
+                    and call.inputs
+                    and not call.unfinished
+                    and call.finished_at < late
+                ):
                     self._clear(call)
 
     # --- for the other services ---
