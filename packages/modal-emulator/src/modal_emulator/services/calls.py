@@ -46,7 +46,9 @@ KEPT_CLEARED = 256
 STREAM_GRACE = 2.0
 """Seconds that a client has to ask for what a generator yielded before it failed."""
 HEAD_START = 0.05
-"""Seconds by which that is sent before the failure: the client raises the latter at once, whatever it has yet to read."""
+"""Seconds by which that is sent before the failure, which the client raises at once, whatever it has yet to read."""
+UNTAKEN = 600.0
+"""Seconds that the outputs of a call are kept for a client that waits for them, and may be gone."""
 GATHER_SECONDS = 0.0005
 """Seconds for each unfinished input of a map that a new output waits for others, and at most this long:"""
 MOST_GATHER_SECONDS = 0.05
@@ -96,6 +98,7 @@ class Call:
         changed: set, and replaced, when there is something new.
         taken: how many of the outputs that came first have been let go of, because the client has them.
         unfinished: inputs without a result.
+        finished_at: when there were last none of them.
         cancelled: no input starts any more.
         cleared: its client has what it wants, or is gone.
         broken: why its function cannot run at all; further inputs are not tried.
@@ -114,6 +117,7 @@ class Call:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     taken: int = 0
     unfinished: int = 0
+    finished_at: float = 0.0
     cancelled: bool = False
     cleared: bool = False
     broken: Result | None = None
@@ -140,6 +144,24 @@ class CallService(Service):
         self._working: dict[str, int] = {}
         """Unfinished inputs of each app."""
         self._when_idle: dict[str, Callable[[], None]] = {}
+        self._sweeping = asyncio.create_task(self._sweep())
+
+    async def stop(self) -> None:
+        self._sweeping.cancel()
+
+    async def _sweep(self) -> None:
+        """Forget the calls whose clients have gone without taking what they waited for."""
+        while True:
+            await asyncio.sleep(UNTAKEN / 10)
+            late = time.time() - UNTAKEN
+            for call in list(self._calls.values()):
+                if (
+                    call.invocation != ASYNC
+                    and call.inputs
+                    and not call.unfinished
+                    and call.finished_at < late
+                ):
+                    self._clear(call)
 
     # --- for the other services ---
 
@@ -210,6 +232,7 @@ class CallService(Service):
         item.data = NOTHING  # nobody needs it any more, and there may be a million of them
         call.outputs.append(item.result)
         call.unfinished -= 1
+        call.finished_at = item.result.output_created_at
         call.notify()
         self._remember_output(call, item)
         app_id = call.function.app_id
