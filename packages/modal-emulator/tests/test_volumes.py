@@ -308,7 +308,7 @@ def test_blocks_are_checked_and_asked_for_until_they_are_there(client: modal.Cli
 
     def send(url: str, data: bytes) -> int:
         try:
-            with urllib.request.urlopen(urllib.request.Request(url, data, method="PUT")) as answer:  # noqa: S310
+            with urllib.request.urlopen(urllib.request.Request(url, data, method="PUT")) as answer:
                 return int(answer.status)
         except urllib.error.HTTPError as exc:
             exc.close()

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from boxes import Box, files_of, namespaces_work
 from grpclib import GRPCError, Status
-from hypothesis import settings as hypothesis_settings, strategies as st
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from modal_emulator.volumes.tree import Draft
 from modal_emulator.volumes.volume import Volume
