@@ -105,7 +105,7 @@ class Bench:
                 self.samples,
                 "warm",
                 ["hello", "remote"],
-                lambda name: ask(name, seconds=seconds),
+                lambda name: self._per(lambda: ask(name, seconds=seconds), "calls"),
                 self.effort.rounds,
             )
 
@@ -116,7 +116,7 @@ class Bench:
                 self.samples,
                 "map",
                 list(counts),
-                lambda name: ask("map", count=counts[name]),
+                lambda name: self._per(lambda: ask("map", count=counts[name]), "inputs"),
                 self.effort.rounds,
             )
 
@@ -131,7 +131,7 @@ class Bench:
             def sample(name: str) -> Result:
                 os.sync()  # what was written before is not for this one to wait for
                 server.reset_peak(self._server)
-                before = server.memory(self._server)
+                before = server.peak(self._server)
                 kind, _, version = name.partition(" ")
                 if kind == "cp":
                     begin = now()
@@ -173,11 +173,29 @@ class Bench:
         """Rounds for what takes long."""
         return -(-self.effort.rounds // 2)
 
+    def _per(self, sample: Callable[[], Result], count: str) -> Result:
+        """A sample, with the processor time that each of its calls or inputs took, and where."""
+
+        def used() -> dict[str, float]:
+            server_pid = self._server.pid
+            return {
+                "server": server.processor_seconds_of(server_pid),
+                "containers": server.processor_seconds_of(server_pid, children=True),
+                "client": server.processor_seconds_of(self._client_pid),
+            }
+
+        before = used()
+        result = sample()
+        after = used()
+        return {**result, **{where: (after[where] - before[where]) / result[count] for where in before}}
+
     @contextmanager
     def _client(self, session: str) -> Iterator[Callable[..., Result]]:
         """A client's process. What is yielded has it measure something."""
         code = f"from benchmarks.emulator.driver import main; main({session!r}, {{replies}})"
         with Driver(code, self._server.environ) as driver:
+            self._client_pid = driver.process.pid
+            driver.ask("ready", LIMIT)
 
             def ask(order: str, **parameters: Any) -> Result:
                 if self._watch is None:

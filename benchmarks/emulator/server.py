@@ -29,11 +29,16 @@ def work_folder(server: Emulator) -> Path:
 
 def memory(server: Emulator) -> float:
     """MB that the server and the process that starts its containers have. What they share counts for each."""
-    return _over_all(server, lambda process: process.memory_info().rss) / 1e6
+    return _sum(family(server.pid), lambda process: process.memory_info().rss) / 1e6
 
 
 def processor_seconds(server: Emulator) -> float:
-    return _over_all(server, lambda process: sum(process.cpu_times()[:2]))
+    return _sum(family(server.pid), _processor_seconds)
+
+
+def processor_seconds_of(pid: int, *, children: bool = False) -> float:
+    """What a process has used, or all that have come from it and live."""
+    return _sum(family(pid)[1:] if children else family(pid)[:1], _processor_seconds)
 
 
 def load(server: Emulator, seconds: float) -> float:
@@ -62,7 +67,7 @@ def holdings(server: Emulator) -> dict[str, int]:
     work = work_folder(server)
     return {
         "processes": len(processes),
-        "descriptors": int(_over_all(server, lambda process: process.num_fds())),
+        "descriptors": int(_sum(processes, lambda process: process.num_fds())),
         "sockets": _sockets(work),
         "mounts": _mounts([process.pid for process in processes]),
         "files": sum(len(folders) + len(files) for _, folders, files in os.walk(work)),
@@ -84,9 +89,14 @@ def settled(server: Emulator, before: dict[str, int], limit: float = 20.0) -> di
     return found
 
 
-def _over_all(server: Emulator, measure: Callable[[Any], float]) -> float:
+def _processor_seconds(process: Any) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def _sum(processes: list[Any], measure: Callable[[Any], float]) -> float:
     total = 0.0
-    for process in family(server.pid):
+    for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             total += measure(process)
     return total

@@ -54,7 +54,7 @@ def of_client(client: modal.Client, work: Any) -> Any:
     """Run a function of the client's own, in the client's event loop."""
     from modal._utils.async_utils import synchronizer
 
-    inner = synchronizer._translate_in(client)
+    inner = synchronizer._translate_in(client)  # type: ignore[no-untyped-call]
 
     async def run() -> Any:
         return await work(inner._stub)
@@ -245,7 +245,7 @@ def test_an_upload_that_breaks_off_is_no_blob(plane: Plane) -> None:
         made = await plane.blobs.blob_create(api_pb2.BlobCreateRequest(content_length=1000), CLIENT)
         url = made.upload_urls.items[0]
         host, port = url.split("/")[2].split(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
+        _, writer = await asyncio.open_connection(host, int(port))
         path = url.split("/", 3)[3]
         writer.write(f"PUT /{path} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n".encode() + bytes(500))
         await writer.drain()

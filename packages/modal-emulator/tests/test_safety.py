@@ -94,7 +94,7 @@ def test_without_the_token_nothing_is_answered(server: Emulator, kind: str) -> N
 
 @covers("ClientHello")
 def test_a_wrong_token_is_the_clients_auth_error(server: Emulator) -> None:
-    ran = program.run("hello.py", {**server.environ, "MODAL_TOKEN_SECRET": "as-wrong"})
+    ran = program.run("says_hello.py", {**server.environ, "MODAL_TOKEN_SECRET": "as-wrong"})
     assert ran.code == 1
     assert ran.said == {"error": AuthError.__name__}
 

@@ -63,6 +63,14 @@ def server_options(function: F) -> F:
             click.option(
                 "--skip-apt", is_flag=True, help="Go on without Debian packages that cannot be had."
             ),
+            click.option(
+                "--heartbeat-limit",
+                default=60.0,
+                type=click.FloatRange(0.1),
+                show_default=True,
+                metavar="SECONDS",
+                help="End the apps of clients that have been silent for so long; they say something every 15 s.",
+            ),
         ]
     ):
         function = option(function)
@@ -142,6 +150,7 @@ def serve_command(
     isolation: Isolation,
     skip_apt: bool,
     url_seconds: float,
+    heartbeat_limit: float,
     token: tuple[str, str] | None,
     attached: bool,
     work: Path | None,
@@ -172,6 +181,7 @@ def serve_command(
             isolation=isolation,
             skip_apt=skip_apt,
             url_seconds=url_seconds,
+            heartbeat_limit=heartbeat_limit,
         )
         return settings if cache is None else replace(settings, cache=cache.absolute())
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from grpclib import Status
 from grpclib.config import Configuration
 from grpclib.const import Handler
-from grpclib.server import Server
 
+from .listening import Server
 from .rpc import Authorize, Caller, Router, fail
 from .runtime.choose import open_runtime
 from .services import Service
@@ -116,6 +116,7 @@ class ControlPlane:
             for path in self.settings.data.iterdir():
                 if not path.is_symlink():
                     path.chmod(path.stat().st_mode & 0o700)
+            self.apps.resume()
             stack.pop_all()  # from here on it is closed with the server
         self._server = Server([_Listener(self.router, self._client)], config=CONFIG)
         await self._server.start(sock=listening, ssl=tls)

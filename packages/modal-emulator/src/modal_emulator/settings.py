@@ -26,6 +26,7 @@ class Settings:
         isolation: how containers are kept apart; "auto" takes namespaces where the kernel allows them.
         url_seconds: how long the URLs of blobs and of volumes' files are valid.
         skip_apt: go on without Debian packages that cannot be had.
+        heartbeat_limit: seconds without a heartbeat after which a client is gone; it sends one every 15.
     """
 
     work: Path
@@ -39,6 +40,7 @@ class Settings:
     isolation: Isolation = "auto"
     url_seconds: float = 3600
     skip_apt: bool = False
+    heartbeat_limit: float = 60.0
     workspace: str = "emulator"
 
     @property

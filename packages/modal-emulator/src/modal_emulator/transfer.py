@@ -31,6 +31,8 @@ TRANSFERS = 16
 """Uploads that are read at the same time; a client starts 128."""
 BUFFER = 1 << 16
 """Bytes of an upload that wait in memory until it is read."""
+STALL = 60.0
+"""Seconds after which an upload of which nothing comes any more gives way to others."""
 
 
 class Refused(Exception):
@@ -220,6 +222,8 @@ class FileServer:
                     return await self._receive(request, grant.what, int(part))
             body = await grant.what.complete(await request.read())
             return web.Response(body=body, content_type="application/xml")
+        except TimeoutError:
+            return web.Response(status=408, text="nothing comes any more")
         except Refused as exc:
             return web.Response(status=400, text=str(exc))
         except ConnectionError:
@@ -283,7 +287,13 @@ class FileServer:
             pieces: list[bytes] = []
             start = size = 0  # of the pieces
             # As they come, without joining them: nothing is copied on the way from the socket to the file.
-            async for piece, _ in request.content.iter_chunks():
+            reading = request.content.iter_chunks()
+            while True:
+                async with asyncio.timeout(STALL):
+                    try:
+                        piece, _ = await anext(reading)
+                    except StopAsyncIteration:
+                        break
                 pieces.append(piece)
                 size += len(piece)
                 length += len(piece)

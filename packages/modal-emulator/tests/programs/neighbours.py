@@ -51,7 +51,9 @@ def victim() -> str:
 def culprit(url: str, work: str) -> dict[str, Any]:
     from modal_proto import api_pb2
 
-    input_id, call_id, _ = ids.get(timeout=60)
+    told = ids.get(timeout=60)
+    assert told is not None
+    input_id, call_id, _ = told
     result = api_pb2.GenericResult(status=api_pb2.GenericResult.GENERIC_STATUS_SUCCESS, data=b"forged")
     item = api_pb2.FunctionPutOutputsItem(
         input_id=input_id, result=result, data_format=api_pb2.DATA_FORMAT_PICKLE

@@ -128,11 +128,10 @@ class BlobService(Service):
 
     def path(self, blob_id: str) -> Path:
         """The file of a blob. NOT_FOUND if there is none, or not yet."""
-        if _ID.fullmatch(blob_id):
-            path = self._folder / blob_id
-            if path.is_file():
-                return path
-        fail(Status.NOT_FOUND, f"there is no blob {blob_id[:40]!r}")
+        path = self._folder / blob_id
+        if not _ID.fullmatch(blob_id) or not path.is_file():
+            fail(Status.NOT_FOUND, f"there is no blob {blob_id[:40]!r}")
+        return path
 
     def sha256(self, blob_id: str) -> bytes | None:
         """The digest of a blob, if it was checked when the blob came; None if nobody knows it."""
