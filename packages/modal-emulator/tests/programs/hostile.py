@@ -90,7 +90,7 @@ def attack(volume_id: str, count: int) -> tuple[list[str], dict[str, int]]:
                 ):
                     path = f"/modal.client.ModalClient/{name}"
                     async with channel.request(path, Cardinality.UNARY_UNARY, bytes, bytes) as stream:
-                        await stream.send_message(data, end=True)  # type: ignore[arg-type]
+                        await stream.send_message(data, end=True)
                         await stream.recv_message()
                 kinds["OK"] += 1
             except TimeoutError:
