@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import surroundings  # noqa: F401  # first of all
+
 import pytest  # isort: skip
 from fronts import Fronts  # isort: skip
 from modal_emulator import Emulator  # isort: skip
