@@ -16,9 +16,10 @@ usage: ./go COMMAND [ARGUMENT...]
   conformance   the contract's clauses x backend x Python; --require fails where one is missing
   bench         what is claimed, measured: all suites, or `bench localpool` and `bench emulator`
   docs          build the documentation into build/docs
-  auth          log in to the backends that need it
+  auth          log in to Modal, or say as whom (--check, --stdin, --no-input)
   nox           any other session: `./go nox -l` lists them
   mini          the command line of mini itself
+  modal         Modal's own command line, behind TLS-inspecting proxies as well
 LIST
 }
 
@@ -143,9 +144,8 @@ main() {
       usage
       return
       ;;
-    auth) die "auth: there is nothing to log in to yet: it needs mini-modal, which has not landed" 3 ;;
     install | demo | test | check | conformance | bench | docs | nox) cd -- "$root" ;;
-    mini) ;; # stays where the caller is: its arguments are paths
+    auth | mini | modal) ;; # stay where the caller is: their arguments are paths
     *)
       echo "go: no command called '$command'" >&2
       usage >&2
@@ -168,7 +168,9 @@ main() {
       ;;
     bench | docs) in_env nox -s "$command" -- "$@" ;;
     nox) in_env nox "$@" ;;
+    auth) in_env mini auth modal "$@" ;;
     mini) in_env mini "$@" ;;
+    modal) in_env mini modal "$@" ;;
   esac
 }
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from pathlib import Path
 
 import modal
 import pytest
 from conftest import Plane, connected, serving
-from hypothesis import settings as hypothesis_settings, strategies as st
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from modal.exception import AlreadyExistsError, InvalidError, NotFoundError, RequestSizeError
 from modal_emulator.services import dicts
@@ -25,13 +27,13 @@ class DictMachine(RuleBasedStateMachine):
 
     @initialize()
     def make(self) -> None:
-        self.manager = modal.Dict.ephemeral(client=self.client)
-        self.real = self.manager.__enter__()
+        self.stack = contextlib.ExitStack()
+        self.real = self.stack.enter_context(modal.Dict.ephemeral(client=self.client))
         self.model: dict[object, object] = {}
 
     def teardown(self) -> None:
-        if hasattr(self, "manager"):
-            self.manager.__exit__(None, None, None)
+        if hasattr(self, "stack"):
+            self.stack.close()
 
     @rule(key=KEYS, value=VALUES)
     def put(self, key: object, value: object) -> None:
@@ -187,13 +189,13 @@ def test_dicts_survive_a_restart(tmp_path: Path) -> None:
     model: dict[object, object] = {number: random.randbytes(number) for number in range(30)}
     for _ in range(3):
         work = tmp_path / f"work{random.random()}"
-        with serving(Settings(work=work, state=tmp_path / "state")) as plane:
-            with connected(plane.environ) as client:
-                handle = modal.Dict.from_name("kept", create_if_missing=True, client=client)
-                if handle.len():
-                    assert dict(handle.items()) == model
-                else:
-                    handle.update(model)
-                first = next(iter(model))
-                assert handle.pop(first) == model.pop(first)
-                handle["again"] = model["again"] = random.random()
+        settings = Settings(work=work, state=tmp_path / "state")
+        with serving(settings) as plane, connected(plane.environ) as client:
+            handle = modal.Dict.from_name("kept", create_if_missing=True, client=client)
+            if handle.len():
+                assert dict(handle.items()) == model
+            else:
+                handle.update(model)
+            first = next(iter(model))
+            assert handle.pop(first) == model.pop(first)
+            handle["again"] = model["again"] = random.random()

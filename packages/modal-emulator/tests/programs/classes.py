@@ -72,8 +72,8 @@ def main() -> None:
     events.clear()
     with app.run():
         report("method", Model().predict.remote(1))
-        report("parameter", Model(factor=3).predict.remote(1))
-        report("map", list(Model(factor=3).predict.map([1, 2])))
+        report("parameter", Model(factor=3).predict.remote(1))  # type: ignore[call-arg]
+        report("map", list(Model(factor=3).predict.map([1, 2])))  # type: ignore[call-arg]
         report("generator", list(Model().stream.remote_gen(3)))
         report("entered", sorted(events.get_many(2)))
         started = time.monotonic()
