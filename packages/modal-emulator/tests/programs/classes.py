@@ -68,6 +68,19 @@ def report(name: str, value: Any) -> None:
     print(json.dumps([name, value]), flush=True)
 
 
+heard: set[str] = set()
+
+
+def wait_for(wanted: set[str]) -> bool:
+    """Listen until all of this has happened; containers come and go as they please."""
+    while not wanted <= heard:
+        event = events.get(timeout=300)
+        if event is None:
+            return False
+        heard.add(event)
+    return True
+
+
 def main() -> None:
     events.clear()
     with app.run():
@@ -75,7 +88,8 @@ def main() -> None:
         report("parameter", Model(factor=3).predict.remote(1))  # type: ignore[call-arg]
         report("map", list(Model(factor=3).predict.map([1, 2])))  # type: ignore[call-arg]
         report("generator", list(Model().stream.remote_gen(3)))
-        report("entered", sorted(events.get_many(2)))
+        entered = wait_for({"enter 2", "enter 3"})
+        report("entered", entered)
         started = time.monotonic()
         results = list(together.map(range(10)))
         report("concurrent", [[x for x, _ in results], len({task for _, task in results})])
@@ -85,12 +99,7 @@ def main() -> None:
         report("max_containers", len(set(where.map(range(60)))))
         slower = Model.with_options(timeout=30)()  # type: ignore[attr-defined]
         report("with_options", slower.predict.remote(5))
-    heard: set[str] = set()
-    while not {"exit 2", "exit 3"} <= heard:
-        event = events.get(timeout=30)
-        assert event is not None, heard
-        heard.add(event)
-    report("exited", True)
+    report("exited", wait_for({"exit 2", "exit 3"}))
 
 
 if __name__ == "__main__":
