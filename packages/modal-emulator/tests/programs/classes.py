@@ -42,7 +42,7 @@ class Model:
 @app.function(image=image, max_containers=1)
 @modal.concurrent(max_inputs=10)
 async def together(x: int) -> tuple[int, str]:
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(1)
     return x, os.environ["MODAL_TASK_ID"]
 
 
@@ -90,10 +90,11 @@ def main() -> None:
         report("generator", list(Model().stream.remote_gen(3)))
         entered = wait_for({"enter 2", "enter 3"})
         report("entered", entered)
+        together.remote(0)  # so that the container is there
         started = time.monotonic()
         results = list(together.map(range(10)))
         report("concurrent", [[x for x, _ in results], len({task for _, task in results})])
-        report("concurrent is quick", time.monotonic() - started < 4)
+        report("concurrent is quick", time.monotonic() - started < 6)
         report("threads", len(set(threads.map(range(8)))))
         report("single use", len({once.remote() for _ in range(2)}))
         report("max_containers", len(set(where.map(range(60)))))
