@@ -21,7 +21,9 @@ now = time.perf_counter
 
 
 def main(session: str, replies: int) -> None:
+    """Measure when it is told to, until standard input ends; "ready" waits until it can."""
     with SESSIONS[session]() as orders:
+        orders["ready"] = dict
         serve_orders(replies, lambda order, **parameters: orders[order](**parameters))
 
 

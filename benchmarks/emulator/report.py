@@ -8,7 +8,7 @@ from collections.abc import Callable
 from ..common.report import markdown, summary, target_table, verdicts
 from ..common.samples import Samples
 from ..common.targets import number
-from .conduct import LARGE, SMALL, VERSIONS, Effort
+from .conduct import LARGE, QUICK, SMALL, VERSIONS, Effort
 from .targets import TARGETS
 
 DISTRIBUTIONS = ("modal-emulator", "modal", "grpclib", "protobuf", "aiohttp")
@@ -101,6 +101,7 @@ def page(samples: Samples, scenarios: list[str], effort: Effort, where: list[str
         "",
         *(f"- {line}" for line in where),
         f"- {effort.rounds} rounds (of cold starts thrice as many, of long ones half), {seconds / 60:.0f} minutes.",
+        *(["- A quick run, of fewer and smaller things than the tables say."] if effort == QUICK else []),
         "",
         *METHOD,
         "",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from importlib import import_module
@@ -18,13 +17,6 @@ from ..common.child import family
 psutil: Any = import_module("psutil")  # for mypy, which runs where it has no types
 
 CGROUPS = Path("/sys/fs/cgroup")
-
-
-def work_folder(server: Emulator) -> Path:
-    """The folder that the server has for itself while it runs."""
-    config = server.variables["MODAL_CONFIG_PATH"]
-    assert config is not None
-    return Path(config).parent
 
 
 def memory(server: Emulator) -> float:
@@ -61,28 +53,26 @@ def peak(server: Emulator) -> float:
     raise LookupError("VmHWM")
 
 
-def holdings(server: Emulator) -> dict[str, int]:
-    """What there is of the server: what must not become more by being used."""
+def holdings(server: Emulator, folder: Path) -> dict[str, int]:
+    """What there is of the server and its clients, whose files are in `folder`: what must not grow by being used."""
     processes = family(server.pid)
-    work = work_folder(server)
     return {
         "processes": len(processes),
         "descriptors": int(_sum(processes, lambda process: process.num_fds())),
-        "sockets": _sockets(work),
+        "sockets": _sockets(folder),
         "mounts": _mounts([process.pid for process in processes]),
-        "files": sum(len(folders) + len(files) for _, folders, files in os.walk(work)),
+        "files": sum(len(folders) + len(files) for _, folders, files in os.walk(folder)),
         "shm": _count(Path("/dev/shm")),
-        "temporary": _count(Path(tempfile.gettempdir())),
         "cgroups": sum(
             len(folders) for path, folders, _ in os.walk(CGROUPS) if f"modal-emulator-{server.pid}-" in path
         ),
     }
 
 
-def settled(server: Emulator, before: dict[str, int], limit: float = 20.0) -> dict[str, int]:
+def settled(server: Emulator, folder: Path, before: dict[str, int], limit: float = 20.0) -> dict[str, int]:
     """What there is when nothing is more than it was, or else after `limit` seconds."""
     end = time.monotonic() + limit
-    while any((found := holdings(server))[kind] > before[kind] for kind in before):
+    while any((found := holdings(server, folder))[kind] > before[kind] for kind in before):
         if time.monotonic() > end:
             break
         time.sleep(0.1)

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-# Modal reads where its file is when it is imported: not the file of whoever runs the tests.
-for _name in [*os.environ]:
-    if _name.upper().startswith("MODAL_") or _name.lower() in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        del os.environ[_name]
-for _name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "CI", "BROWSER", "DISPLAY"):
-    os.environ.pop(_name, None)
-os.environ["MODAL_CONFIG_PATH"] = str(Path(tempfile.gettempdir(), f"no-such-folder-{os.getpid()}", "modal.toml"))
+import surroundings  # noqa: F401  # first of all
 
-import pytest  # noqa: E402
-from fronts import Fronts  # noqa: E402
-from modal_emulator import Emulator  # noqa: E402
-from modal_emulator.tls import Authority  # noqa: E402
+import pytest  # isort: skip
+from fronts import Fronts  # isort: skip
+from modal_emulator import Emulator  # isort: skip
+from modal_emulator.tls import Authority  # isort: skip
 
 
 @pytest.fixture(scope="session")

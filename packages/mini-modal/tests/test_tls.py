@@ -37,19 +37,25 @@ def _as_it_was() -> Iterator[None]:
 
 
 @pytest.fixture
-def pages(fronts: Fronts, emulator: Emulator, authority: Authority) -> Callable[[str, Certificate | None], str]:
+def pages(
+    fronts: Fronts, emulator: Emulator, authority: Authority
+) -> Callable[[str, Certificate | None], str]:
     """The address of what answers a surface, by default with a certificate of the company's CA."""
 
     def serve(surface: str, certificate: Certificate | None = None) -> str:
         certificate = certificate or authority.issue()
         if surface == "blob":
-            return fronts.http(certificate, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+            return fronts.http(
+                certificate, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
+            )
         return fronts.open(certificate, emulator.url)
 
     return serve
 
 
-def trust(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, pem: bytes, *, hashed: bool = True) -> None:
+def trust(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, pem: bytes, *, hashed: bool = True
+) -> None:
     """Have a variable name a CA."""
     file = tmp_path / "ca.pem"
     file.write_bytes(pem)
@@ -302,7 +308,13 @@ def test_nothing_else_in_the_process_changes() -> None:
     kept = ssl.SSLContext, ssl.create_default_context, certifi.where, certifi.where(), dict(os.environ)
     ensure_grpc_trusts_system_ca()
     contexts()
-    assert (ssl.SSLContext, ssl.create_default_context, certifi.where, certifi.where(), dict(os.environ)) == kept
+    assert (
+        ssl.SSLContext,
+        ssl.create_default_context,
+        certifi.where,
+        certifi.where(),
+        dict(os.environ),
+    ) == kept
     assert type(ssl.create_default_context()) is ssl.SSLContext
     if sys.version_info >= (3, 13):
         assert ssl.create_default_context().verify_flags & ssl.VERIFY_X509_STRICT

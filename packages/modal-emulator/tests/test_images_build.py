@@ -434,6 +434,10 @@ def test_every_python_here(isolated: Lab, minor: str) -> None:
         pytest.skip("the client does not run on it")
     find_python(minor)
     meta = isolated.define(Definition(commands=(f"FROM python:{minor}-slim",)))
+    tree = isolated.do(client_tree(Settings(work=isolated.work), "", minor))
+    env = {**meta.env, "PYTHONPATH": "/root:/pkg"}
+    ran = isolated.run("python", "-c", "import modal", layer=meta.layer, env=env, binds=tree.binds)
+    assert ran.status == 0, ran.err
     script = (
         "import bz2, ctypes, lzma, sqlite3, ssl, sys, sysconfig, zlib; print('%d.%d' % sys.version_info[:2])"
     )

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from grpclib import Status
 from grpclib.config import Configuration
 from grpclib.const import Handler
-from grpclib.server import Server
 
+from .listening import Server
 from .rpc import Authorize, Caller, Router, fail
 from .runtime.choose import open_runtime
 from .services import Service

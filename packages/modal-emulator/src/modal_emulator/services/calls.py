@@ -49,6 +49,9 @@ HEAD_START = 0.05
 """Seconds by which that is sent before the failure, which the client raises at once, whatever it has yet to read."""
 UNTAKEN = 600.0
 """Seconds that the outputs of a call are kept for a client that waits for them, and may be gone."""
+GATHER_SECONDS = 0.0005
+"""Seconds for each unfinished input of a map that a new output waits for others, and at most this long:"""
+MOST_GATHER_SECONDS = 0.05
 LONGEST_WAIT = 60.0  # seconds; the client asks for 55 at most
 
 declare(api_pb2.FunctionInput, reads="args args_blob_id data_format method_name final_input")
@@ -118,6 +121,11 @@ class Call:
     cancelled: bool = False
     cleared: bool = False
     broken: Result | None = None
+
+    @property
+    def patience(self) -> float:
+        """Seconds by which an answer about a map may be late, so that fewer and larger ones do."""
+        return min(GATHER_SECONDS * self.unfinished, MOST_GATHER_SECONDS)
 
     def notify(self) -> None:
         self.changed.set()
@@ -303,9 +311,12 @@ class CallService(Service):
     async def function_put_inputs(
         self, request: api_pb2.FunctionPutInputsRequest, caller: Caller
     ) -> api_pb2.FunctionPutInputsResponse:
-        return api_pb2.FunctionPutInputsResponse(
-            inputs=self._put(self.get(request.function_call_id), request.inputs)
-        )
+        call = self.get(request.function_call_id)
+        answer = api_pb2.FunctionPutInputsResponse(inputs=self._put(call, request.inputs))
+        if call.is_map and self.plane.containers.has_backlog(call.function):
+            # The client makes up its next batch meanwhile, which is the larger for it.
+            await asyncio.sleep(call.patience)
+        return answer
 
     def _put(
         self, call: Call, items: Iterable[api_pb2.FunctionPutInputsItem]
@@ -389,6 +400,10 @@ class CallService(Service):
                 break
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(changed.wait(), left)
+        if call.is_map and found and call.unfinished and not by_index:
+            # Many small answers would cost the client and us more than what they answer.
+            await asyncio.sleep(call.patience)
+            found = call.outputs[at:]
         found = _some(found, request.max_values if request.max_values > 0 else MOST_OUTPUTS)
         answer = api_pb2.FunctionGetOutputsResponse(
             idxs=[output.idx for output in found],

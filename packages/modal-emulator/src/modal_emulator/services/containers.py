@@ -145,6 +145,10 @@ class ContainerService(Service):
     def app_of(self, task_id: str) -> str:
         return self._task(task_id).function.app_id
 
+    def has_backlog(self, function: Function) -> bool:
+        """Whether inputs of a function wait for a container."""
+        return bool(self._pool(function).pending)
+
     def stats(self, function: Function) -> api_pb2.FunctionStats:
         pool = self._pool(function)
         running = sum(container.busy for container in pool.containers)

@@ -182,10 +182,11 @@ class ImageService(Service):
         build = self._builds.get(image_id)
         if build is not None and build.task is not None and not build.task.done():
             return api_pb2.ImageGetOrCreateResponse(image_id=image_id)
-        build = Build(image_id, build_key, request.builder_version, lines=_lines(image))
-        build.bases = [base.image_id for base in image.base_images]
-        self._builds[image_id] = build
         meta = None if error else cache.get(build_key)
+        if meta is None or build is None:
+            build = Build(image_id, build_key, request.builder_version, lines=_lines(image))
+            build.bases = [base.image_id for base in image.base_images]
+            self._builds[image_id] = build
         if meta is not None:
             self._succeed(build)
             return api_pb2.ImageGetOrCreateResponse(
