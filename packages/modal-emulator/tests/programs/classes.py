@@ -90,7 +90,7 @@ def main() -> None:
         report("generator", list(Model().stream.remote_gen(3)))
         entered = wait_for({"enter 2", "enter 3"})
         report("entered", entered)
-        together.remote(0)  # so that the container is there
+        list(together.map([0]))  # so that the container is there
         started = time.monotonic()
         results = list(together.map(range(10)))
         report("concurrent", [[x for x, _ in results], len({task for _, task in results})])
