@@ -155,9 +155,10 @@ def test_an_included_app_is_part_of_it(story: dict[str, Any]) -> None:
     assert story["first"]["included"] == "included 1"
 
 
-@covers("AppGetOrCreate", "AppGetTags")
+@covers("AppGetOrCreate", "AppGetTags", "AppSetTags")
 def test_an_app_has_its_tags(story: dict[str, Any]) -> None:
     assert story["first"]["tags"] == {"team": "blue"}
+    assert story["second"]["new tags"] == {"team": "red", "since": "today"}
 
 
 def test_what_is_not_there_is_not_found(story: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ CLASSES: dict[str, Any] = {
     "parameter": 33,
     "map": [33, 36],
     "generator": [0, 2, 4],
-    "entered": ["enter 2", "enter 3"],
+    "entered": True,
     "concurrent": [[*range(10)], 1],
     "concurrent is quick": True,
     "threads": 1,

@@ -9,6 +9,7 @@ from pathlib import Path
 import modal
 import pytest
 from conftest import Plane, connected, serving
+from covers import covers
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -84,6 +85,16 @@ class DictMachine(RuleBasedStateMachine):
         assert sorted(map(repr, self.real.values())) == sorted(map(repr, self.model.values()))
 
 
+@covers(
+    "DictGetOrCreate",
+    "DictUpdate",
+    "DictGet",
+    "DictPop",
+    "DictContains",
+    "DictClear",
+    "DictLen",
+    "DictContents",
+)
 def test_a_dict_does_what_a_dict_does(client: modal.Client) -> None:
     DictMachine.client = client
     DictMachine.TestCase.settings = hypothesis_settings(
@@ -92,6 +103,7 @@ def test_a_dict_does_what_a_dict_does(client: modal.Client) -> None:
     DictMachine.TestCase().runTest()
 
 
+@covers("DictGetOrCreate", "DictGetById")
 def test_a_name_finds_the_same_dict(client: modal.Client, name: str) -> None:
     modal.Dict.from_name(name, create_if_missing=True, client=client)["key"] = "value"
     found = modal.Dict.from_name(name, client=client)
@@ -125,6 +137,7 @@ def test_create_fails_if_it_exists(client: modal.Client, name: str) -> None:
     modal.Dict.objects.create(name, allow_existing=True, client=client)
 
 
+@covers("DictDelete")
 def test_a_deleted_dict_is_gone(client: modal.Client, name: str) -> None:
     handle = modal.Dict.from_name(name, create_if_missing=True, client=client)
     handle["key"] = 1
@@ -134,6 +147,7 @@ def test_a_deleted_dict_is_gone(client: modal.Client, name: str) -> None:
     assert modal.Dict.from_name(name, create_if_missing=True, client=client).len() == 0
 
 
+@covers("DictList")
 def test_lists_come_in_pages_newest_first(client: modal.Client) -> None:
     names = [f"page-{number}" for number in range(105)]
     for name in names:

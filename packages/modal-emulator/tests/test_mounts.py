@@ -10,6 +10,7 @@ from typing import Any
 import modal
 import pytest
 from conftest import Plane, serving
+from covers import covers
 from grpclib import GRPCError, Status
 from modal.mount import Mount
 from modal_emulator.rpc import Caller
@@ -168,6 +169,7 @@ def test_mounts_share_folders_and_hide_nothing(plane: Plane) -> None:
         plane.call(lambda: plane.mounts.binds([one, clash]))
 
 
+@covers("MountGetOrCreate")
 def test_the_clients_own_mounts(client: modal.Client, plane: Plane) -> None:
     from modal.mount import client_mount_name
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import modal
 import pytest
 from conftest import Plane, connected, serving
+from covers import covers
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -81,6 +82,7 @@ class QueueMachine(RuleBasedStateMachine):
             assert self.real.len(partition="a") == len(self.model["a"])
 
 
+@covers("QueueGetOrCreate", "QueuePut", "QueueGet", "QueueLen", "QueueClear")
 def test_a_queue_does_what_a_deque_does(client: modal.Client) -> None:
     QueueMachine.client = client
     QueueMachine.TestCase.settings = hypothesis_settings(
@@ -104,6 +106,7 @@ def waiting(plane: Plane, handle: modal.Queue, count: int, partition: bytes = b"
     assert done.wait(20)
 
 
+@covers("QueueGet", "QueuePut")
 def test_a_get_waits_for_a_put(client: modal.Client, plane: Plane) -> None:
     with modal.Queue.ephemeral(client=client) as handle, ThreadPoolExecutor(8) as threads:
         gets: list[Future[object]] = [threads.submit(handle.get) for _ in range(8)]
@@ -178,6 +181,7 @@ def test_one_who_iterates_does_not_keep_one_who_gets_waiting(client: modal.Clien
         items.result(20)
 
 
+@covers("QueueNextItems")
 def test_long_iterations_come_in_pages(client: modal.Client) -> None:
     with modal.Queue.ephemeral(client=client) as handle:
         handle.put_many(list(range(250)))
@@ -232,6 +236,7 @@ def test_partitions_expire(client: modal.Client, plane: Plane, monkeypatch: pyte
                 handle.put(1, partition_ttl=ttl)
 
 
+@covers("QueueDelete")
 def test_a_queue_that_is_deleted_lets_go_of_who_waits(client: modal.Client, plane: Plane, name: str) -> None:
     handle = modal.Queue.from_name(name, create_if_missing=True, client=client).hydrate()
     with ThreadPoolExecutor(1) as threads:
@@ -242,6 +247,7 @@ def test_a_queue_that_is_deleted_lets_go_of_who_waits(client: modal.Client, plan
             get.result(20)
 
 
+@covers("QueueList", "QueueGetById")
 def test_queues_are_listed(client: modal.Client, name: str) -> None:
     modal.Queue.objects.create(name, environment_name=name, client=client)
     (found,) = modal.Queue.objects.list(environment_name=name, client=client)

@@ -8,12 +8,14 @@ from pathlib import Path
 import modal
 import pytest
 from conftest import Plane, connected, serving
+from covers import covers
 from grpclib import GRPCError
 from modal.exception import AlreadyExistsError, InvalidError, NotFoundError
 from modal_emulator.settings import Settings
 from modal_proto import api_pb2
 
 
+@covers("SecretGetOrCreate", "SecretList")
 def test_secrets_by_name(client: modal.Client, plane: Plane, name: str) -> None:
     modal.Secret.objects.create(name, {"A": "1", "B": "two"}, client=client)
     found = modal.Secret.from_name(name, required_keys=["A"], client=client).hydrate()
@@ -38,6 +40,7 @@ def test_missing_keys_are_named(client: modal.Client, name: str) -> None:
         modal.Secret.from_name("missing", client=client).hydrate()
 
 
+@covers("SecretUpdate")
 def test_an_update_adds_and_overwrites(client: modal.Client, plane: Plane, name: str) -> None:
     modal.Secret.objects.create(name, {"A": "1", "B": "2"}, client=client)
     found = modal.Secret.from_name(name, client=client).hydrate()
@@ -53,6 +56,7 @@ def test_overwriting_keeps_the_id(client: modal.Client, plane: Plane, name: str)
     assert plane.call(lambda: plane.secrets.env([again])) == {"B": "2"}
 
 
+@covers("SecretGetOrCreate")
 def test_secrets_without_a_name(client: modal.Client, plane: Plane, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("FROM_FILE='of a file'\nEMPTY=\n")
     one = modal.Secret.from_dict({"A": "1", "FROM_FILE": "no", "NOT": None}).hydrate(client)
@@ -62,6 +66,7 @@ def test_secrets_without_a_name(client: modal.Client, plane: Plane, tmp_path: Pa
     assert modal.Secret._from_id(two.object_id, client=client).hydrate()._get_keys() == {"FROM_FILE", "EMPTY"}
 
 
+@covers("SecretDelete")
 def test_deleted_secrets_are_gone_from_disk(client: modal.Client, plane: Plane, name: str) -> None:
     modal.Secret.objects.create(name, {"A": "1"}, client=client)
     found = modal.Secret.from_name(name, client=client).hydrate()

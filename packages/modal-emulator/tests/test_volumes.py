@@ -16,6 +16,7 @@ import modal
 import pytest
 from boxes import files_of
 from conftest import Plane, connected, serving
+from covers import covers
 from grpclib import GRPCError, Status
 from modal.exception import AlreadyExistsError, ConflictError, InvalidError, NotFoundError
 from modal.types import FileEntryType
@@ -53,6 +54,7 @@ def names(volume: modal.Volume, path: str = "/", recursive: bool = True) -> list
     return [entry.path for entry in volume.listdir(path, recursive=recursive)]
 
 
+@covers("VolumeGetOrCreate", "VolumePutFiles", "VolumePutFiles2", "VolumeGetFile", "VolumeGetFile2")
 @pytest.mark.parametrize(
     "data",
     [
@@ -95,6 +97,7 @@ def test_folders_are_put(volume: modal.Volume, tmp_path: Path, plane: Plane) -> 
     assert (head / "deep/down/d0/f0").stat().st_mode & 0o777 == 0o644
 
 
+@covers("VolumeListFiles", "VolumeListFiles2")
 def test_listings(volume: modal.Volume) -> None:
     put(volume, {"b/c/d": b"123", "b/a": b"", "z": b"1", "**": b"odd"})
     assert names(volume) == ["**", "b", "b/a", "b/c", "b/c/d", "z"]
@@ -147,6 +150,7 @@ def test_folders_are_not_overwritten_by_files(volume: modal.Volume) -> None:
     assert names(volume) == ["d", "d/f"]
 
 
+@covers("VolumeRemoveFile", "VolumeRemoveFile2")
 def test_removing(volume: modal.Volume) -> None:
     put(volume, {"d/e/f": b"1", "d/g": b"1", "h": b"1"})
     volume.remove_file("/d/g")
@@ -164,6 +168,7 @@ def test_removing(volume: modal.Volume) -> None:
     assert names(volume) == []
 
 
+@covers("VolumeCopyFiles", "VolumeCopyFiles2")
 def test_copying_as_cp_does(volume: modal.Volume, version: int) -> None:
     put(volume, {"a": b"1", "b": b"2", "d/old": b"3"})
     volume.copy_files(["a"], "c")
@@ -372,6 +377,7 @@ def test_commit_and_reload_are_for_containers(volume: modal.Volume) -> None:
         volume.reload()
 
 
+@covers("VolumeRename", "VolumeGetById", "VolumeList")
 def test_names(client: modal.Client, name: str, version: int) -> None:
     volume = modal.Volume.from_name(name, create_if_missing=True, version=version, client=client)
     put(volume, {"f": b"1"})
@@ -391,6 +397,7 @@ def test_names(client: modal.Client, name: str, version: int) -> None:
     assert f"{name}-new" in [one.name for one in modal.Volume.objects.list(client=client)]
 
 
+@covers("VolumeDelete")
 def test_deleted_volumes_leave_nothing(client: modal.Client, plane: Plane, name: str, version: int) -> None:
     volume = modal.Volume.from_name(name, create_if_missing=True, version=version, client=client)
     put(volume, {"f": os.urandom(5 << 20)})

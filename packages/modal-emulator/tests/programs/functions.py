@@ -102,11 +102,9 @@ def warm() -> str:
 def limited(mebibytes: int) -> dict[str, Any]:
     taken = bytearray(mebibytes * 1024 * 1024)
     taken[::4096] = b"x" * len(taken[::4096])
-    started, worked = time.monotonic(), time.process_time()
     return {
         "words": [os.environ.get("PLAIN_WORD"), os.environ.get("SECRET_WORD")],
         "gpu": [os.environ.get("MODAL_GPU_TYPE"), os.environ.get("MODAL_GPU_COUNT")],
-        "cpus": (time.process_time() - worked) / max(time.monotonic() - started, 1e-9) < 2,
     }
 
 
@@ -251,7 +249,7 @@ def limits() -> None:
         fails.remote(9)
     except ZeroDivisionError as exc:
         frames = traceback.extract_tb(exc.__traceback__)
-        report("frames", [[frame.filename, frame.name] for frame in frames[-2:]])
+        report("frames", [[frame.filename.rpartition(":")[2], frame.name] for frame in frames[-2:]])
 
 
 PARTS = {

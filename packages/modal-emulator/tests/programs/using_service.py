@@ -34,6 +34,9 @@ def look_up() -> None:
 def more() -> None:
     look_up()
     greeter = modal.Cls.from_name(NAME, "Greeter")
+    app = modal.App.lookup(NAME)
+    app.set_tags({"team": "red", "since": "today"})
+    report("new tags", app.get_tags())
     report("new method", greeter(greeting="good day").part.remote("you"))
 
 
