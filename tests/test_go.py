@@ -69,7 +69,7 @@ def test_it_lists_its_commands(root: Path, tmp_path: Path, arguments: tuple[str,
     assert result.returncode == 0, result.stderr
     listed = re.findall(r"^  (\w+) ", result.stdout, re.MULTILINE)
     assert listed == [
-        *("install", "demo", "test", "check", "conformance", "bench", "docs", "auth", "nox", "mini"),
+        *("install", "demo", "test", "check", "conformance", "bench", "docs", "auth", "nox", "mini", "modal"),
     ]
 
 
@@ -81,12 +81,22 @@ def test_an_unknown_command_is_an_error_that_lists_the_known(root: Path) -> None
     assert "  test " in result.stderr
 
 
-def test_auth_says_what_it_waits_for(root: Path) -> None:
-    result = go(root, "auth")
+def test_auth_is_minis(root: Path, tmp_path: Path) -> None:
+    """Without a terminal and a token it says what to set, and its exit status is what comes out."""
+    outside = {"MODAL_CONFIG_PATH": "none.toml", "MODAL_TOKEN_ID": "ak-1", "MODAL_TOKEN_SECRET": ""}
+    result = go(root, "auth", "--no-input", cwd=tmp_path, **outside)
     assert result.returncode == 3
     assert result.stdout == ""
-    assert "mini-modal" in result.stderr
-    assert result.stderr.count("\n") == 1
+    assert "mini auth modal: MODAL_TOKEN_SECRET is empty" in result.stderr
+    assert go(root, "auth", "--no-such-option").returncode == 2
+
+
+def test_modal_is_passed_on_where_the_caller_is(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("raise SystemExit('it has been found')\n")
+    assert "modal client version" in go(root, "modal", "--version", cwd=tmp_path).stdout
+    result = go(root, "modal", "run", "app.py", cwd=tmp_path, MODAL_CONFIG_PATH="none.toml")
+    assert result.returncode == 1
+    assert "it has been found" in result.stderr
 
 
 def test_mini_is_passed_on_where_the_caller_is(root: Path, tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ class Bench:
                 self.samples,
                 "warm",
                 ["hello", "remote"],
-                lambda name: ask(name, seconds=seconds),
+                lambda name: self._per(lambda: ask(name, seconds=seconds), "calls"),
                 self.effort.rounds,
             )
 
@@ -116,7 +116,7 @@ class Bench:
                 self.samples,
                 "map",
                 list(counts),
-                lambda name: ask("map", count=counts[name]),
+                lambda name: self._per(lambda: ask("map", count=counts[name]), "inputs"),
                 self.effort.rounds,
             )
 
@@ -131,7 +131,7 @@ class Bench:
             def sample(name: str) -> Result:
                 os.sync()  # what was written before is not for this one to wait for
                 server.reset_peak(self._server)
-                before = server.memory(self._server)
+                before = server.peak(self._server)
                 kind, _, version = name.partition(" ")
                 if kind == "cp":
                     begin = now()
@@ -155,12 +155,12 @@ class Bench:
     def apps(self) -> None:
         with self._client("apps") as ask:
             ask("run", count=max(2, self.effort.apps // 10))
-            before = server.holdings(self._server)
+            before = server.steady(self._server, self._folder)
             memory = server.memory(self._server)
 
             def sample(_: str) -> Result:
                 result = ask("run", count=self.effort.apps)
-                after = server.settled(self._server, before)
+                after = server.settled(self._server, self._folder, before)
                 grown = server.memory(self._server) - memory
                 return {**result, "memory": grown, **{kind: after[kind] - before[kind] for kind in before}}
 
@@ -173,11 +173,29 @@ class Bench:
         """Rounds for what takes long."""
         return -(-self.effort.rounds // 2)
 
+    def _per(self, sample: Callable[[], Result], count: str) -> Result:
+        """A sample, with the processor time that each of its calls or inputs took, and where."""
+
+        def used() -> dict[str, float]:
+            server_pid = self._server.pid
+            return {
+                "server": server.processor_seconds_of(server_pid),
+                "containers": server.processor_seconds_of(server_pid, children=True),
+                "client": server.processor_seconds_of(self._client_pid),
+            }
+
+        before = used()
+        result = sample()
+        after = used()
+        return {**result, **{where: (after[where] - before[where]) / result[count] for where in before}}
+
     @contextmanager
     def _client(self, session: str) -> Iterator[Callable[..., Result]]:
         """A client's process. What is yielded has it measure something."""
         code = f"from benchmarks.emulator.driver import main; main({session!r}, {{replies}})"
         with Driver(code, self._server.environ) as driver:
+            self._client_pid = driver.process.pid
+            driver.ask("ready", LIMIT)
 
             def ask(order: str, **parameters: Any) -> Result:
                 if self._watch is None:
@@ -201,5 +219,17 @@ SCENARIOS: dict[str, Callable[[Bench], None]] = {
 
 @contextmanager
 def new_bench(effort: Effort, watch: Callable[[int, str], Any] | None = None) -> Iterator[Bench]:
-    with tempfile.TemporaryDirectory(prefix="mini-bench-") as folder:
-        yield Bench(effort, Path(folder), watch)
+    """A benchmark whose server and clients have all of their files, temporary ones too, in a folder that goes."""
+    with tempfile.TemporaryDirectory(prefix="mini-bench-") as name:
+        folder = Path(name)
+        (folder / "tmp").mkdir()
+        before = os.environ.get("TMPDIR")
+        tempfile.tempdir = os.environ["TMPDIR"] = str(folder / "tmp")
+        try:
+            yield Bench(effort, folder, watch)
+        finally:
+            tempfile.tempdir = None
+            if before is None:
+                del os.environ["TMPDIR"]
+            else:
+                os.environ["TMPDIR"] = before

@@ -21,7 +21,9 @@ now = time.perf_counter
 
 
 def main(session: str, replies: int) -> None:
+    """Measure when it is told to, until standard input ends; "ready" waits until it can."""
     with SESSIONS[session]() as orders:
+        orders["ready"] = dict
         serve_orders(replies, lambda order, **parameters: orders[order](**parameters))
 
 
@@ -80,7 +82,7 @@ def mapping() -> Iterator[Orders]:
         results = list(program.mapped.map(range(count)))
         seconds = now() - begin
         assert results == list(range(count))
-        return {"per_input": seconds / count, "seconds": seconds}
+        return {"per_input": seconds / count, "inputs": count}
 
     with program.map_app.run():
         _wait_for_containers(program.mapped, program.MAP_CONTAINERS)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 RATE = 250  # looks per second
 SHOWN = 25
+WAITS = ("select (selectors.py)", "_worker (concurrent/futures/thread.py)")
+"""Where a thread is that has nothing to do: py-spy does not always see that."""
 
 
 class Profiler:
@@ -26,7 +28,7 @@ class Profiler:
     def __call__(self, pid: int, name: str) -> Iterator[None]:
         file = self._folder / "stacks"
         file.unlink(missing_ok=True)
-        how = ["py-spy", "record", "--silent", f"--rate={RATE}", "--format=raw", "--duration=3600"]
+        how = ["py-spy", "record", f"--rate={RATE}", "--format=raw", "--duration=3600"]
         process = subprocess.Popen(
             [*how, f"--pid={pid}", f"--output={file}"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
@@ -54,6 +56,8 @@ class Profiler:
         below: Counter[str] = Counter()
         for stack, count in self._stacks[name].items():
             functions = [_function(frame) for frame in stack]
+            if functions[-1].endswith(WAITS):
+                continue
             own[functions[-1]] += count
             for function in set(functions):
                 below[function] += count
@@ -61,7 +65,7 @@ class Profiler:
         if not total:
             return f"{name}: the server has done nothing"
         busy = total / RATE / self._seconds[name]
-        lines = [f"{name}: {total} looks, busy {busy:.0%} of {self._seconds[name]:.1f} s", "  itself"]
+        lines = [f"{name}: {total} looks, busy in {busy:.0%} of {self._seconds[name]:.1f} s", "  itself"]
         lines += [f"  {count / total:6.1%}  {function}" for function, count in own.most_common(SHOWN)]
         lines += ["  with what it calls"]
         lines += [f"  {count / total:6.1%}  {function}" for function, count in below.most_common(2 * SHOWN)]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from ..common.report import markdown, summary, target_table, verdicts
 from ..common.samples import Samples
 from ..common.targets import number
-from .conduct import LARGE, SMALL, VERSIONS, Effort
+from .conduct import LARGE, QUICK, SMALL, VERSIONS, Effort
 from .targets import TARGETS
 
 DISTRIBUTIONS = ("modal-emulator", "modal", "grpclib", "protobuf", "aiohttp")
@@ -54,8 +54,14 @@ FIGURES: list[tuple[str, str, str, Callable[[float], str]]] = [
     ("… p99", "warm.p99", "hello", _ms),
     ("warm `.remote`, p50", "warm.median", "remote", _ms),
     ("… p99", "warm.p99", "remote", _ms),
+    ("… processor time of the server", "warm.server", "remote", _ms),
+    ("… of the client", "warm.client", "remote", _ms),
+    ("… of the container", "warm.containers", "remote", _ms),
     ("`map` of 1 000, per input", "map.per_input", SMALL, _ms),
     ("… of 10 000", "map.per_input", LARGE, _ms),
+    ("… processor time of the server", "map.server", LARGE, _ms),
+    ("… of the client", "map.client", LARGE, _ms),
+    ("… of the containers", "map.containers", LARGE, _ms),
     ("`cp` of 1 GiB", "volume.seconds", "cp", _s),
     *(
         row
@@ -94,7 +100,8 @@ def page(samples: Samples, scenarios: list[str], effort: Effort, where: list[str
         "<!-- Written by `./go bench --write-docs`; edits are lost. -->",
         "",
         *(f"- {line}" for line in where),
-        f"- {effort.rounds} rounds (cold starts three times as many, what takes long half), {seconds / 60:.0f} minutes.",
+        f"- {effort.rounds} rounds (of cold starts thrice as many, of long ones half), {seconds / 60:.0f} minutes.",
+        *(["- A quick run, of fewer and smaller things than the tables say."] if effort == QUICK else []),
         "",
         *METHOD,
         "",

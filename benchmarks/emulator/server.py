@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from importlib import import_module
@@ -20,20 +19,18 @@ psutil: Any = import_module("psutil")  # for mypy, which runs where it has no ty
 CGROUPS = Path("/sys/fs/cgroup")
 
 
-def work_folder(server: Emulator) -> Path:
-    """The folder that the server has for itself while it runs."""
-    config = server.variables["MODAL_CONFIG_PATH"]
-    assert config is not None
-    return Path(config).parent
-
-
 def memory(server: Emulator) -> float:
     """MB that the server and the process that starts its containers have. What they share counts for each."""
-    return _over_all(server, lambda process: process.memory_info().rss) / 1e6
+    return _sum(family(server.pid), lambda process: process.memory_info().rss) / 1e6
 
 
 def processor_seconds(server: Emulator) -> float:
-    return _over_all(server, lambda process: sum(process.cpu_times()[:2]))
+    return _sum(family(server.pid), _processor_seconds)
+
+
+def processor_seconds_of(pid: int, *, children: bool = False) -> float:
+    """What a process has used, or all that have come from it and live."""
+    return _sum(family(pid)[1:] if children else family(pid)[:1], _processor_seconds)
 
 
 def load(server: Emulator, seconds: float) -> float:
@@ -56,37 +53,50 @@ def peak(server: Emulator) -> float:
     raise LookupError("VmHWM")
 
 
-def holdings(server: Emulator) -> dict[str, int]:
-    """What there is of the server: what must not become more by being used."""
+def holdings(server: Emulator, folder: Path) -> dict[str, int]:
+    """What there is of the server and its clients, whose files are in `folder`: what must not grow by being used."""
     processes = family(server.pid)
-    work = work_folder(server)
     return {
         "processes": len(processes),
-        "descriptors": int(_over_all(server, lambda process: process.num_fds())),
-        "sockets": _sockets(work),
+        "descriptors": int(_sum(processes, lambda process: process.num_fds())),
+        "sockets": _sockets(folder),
         "mounts": _mounts([process.pid for process in processes]),
-        "files": sum(len(folders) + len(files) for _, folders, files in os.walk(work)),
+        "files": sum(len(folders) + len(files) for _, folders, files in os.walk(folder)),
         "shm": _count(Path("/dev/shm")),
-        "temporary": _count(Path(tempfile.gettempdir())),
         "cgroups": sum(
             len(folders) for path, folders, _ in os.walk(CGROUPS) if f"modal-emulator-{server.pid}-" in path
         ),
     }
 
 
-def settled(server: Emulator, before: dict[str, int], limit: float = 20.0) -> dict[str, int]:
+def steady(server: Emulator, folder: Path, limit: float = 30.0) -> dict[str, int]:
+    """What there is when it has been the same for two seconds."""
+    end, since, found = time.monotonic() + limit, time.monotonic(), holdings(server, folder)
+    while (moment := time.monotonic()) < min(since + 2, end):
+        time.sleep(0.1)
+        if (again := holdings(server, folder)) != found:
+            found, since = again, moment
+    return found
+
+
+def settled(server: Emulator, folder: Path, before: dict[str, int], limit: float = 20.0) -> dict[str, int]:
     """What there is when nothing is more than it was, or else after `limit` seconds."""
     end = time.monotonic() + limit
-    while any((found := holdings(server))[kind] > before[kind] for kind in before):
+    while any((found := holdings(server, folder))[kind] > before[kind] for kind in before):
         if time.monotonic() > end:
             break
         time.sleep(0.1)
     return found
 
 
-def _over_all(server: Emulator, measure: Callable[[Any], float]) -> float:
+def _processor_seconds(process: Any) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def _sum(processes: list[Any], measure: Callable[[Any], float]) -> float:
     total = 0.0
-    for process in family(server.pid):
+    for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             total += measure(process)
     return total

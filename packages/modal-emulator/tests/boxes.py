@@ -60,7 +60,8 @@ def do(what, root, path="", text=""):
                 elif os.path.isfile(one): found[key] = open(one).read()
         return found
     elif what == "folders":
-        return sorted(os.path.relpath(os.path.join(folder, one), root) for folder, folders, _ in os.walk(root) for one in folders)
+        inside = [os.path.join(folder, one) for folder, folders, _ in os.walk(root) for one in folders]
+        return sorted(os.path.relpath(one, root) for one in inside)
 for line in sys.stdin:
     try:
         answer = do(**json.loads(line))
@@ -144,8 +145,11 @@ class Box(Process):
     async def wait(self) -> int:
         return self.inside.wait()
 
-    def terminate(self) -> None:
+    def interrupt(self) -> None:
         self.inside.terminate()
+
+    def drain(self) -> None:
+        """It writes nothing."""
 
     def kill(self) -> None:
         self.inside.kill()

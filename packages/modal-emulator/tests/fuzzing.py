@@ -80,7 +80,7 @@ def request_type(name: str) -> type[Message]:
 def requests(draw: DrawFn, name: str, ids: Sequence[str], seeds: Sequence[bytes]) -> Message:
     """A request of one RPC: a valid one with some fields changed, or one made of odd values only."""
     message = request_type(name)()
-    if seeds and draw(st.booleans()):
+    if seeds and draw(st.sampled_from((True, False))):
         message.ParseFromString(_renewed(draw, draw(st.sampled_from(seeds)), ids))
     _fill(draw, message, ids, 0)
     return message
@@ -97,10 +97,12 @@ def _renewed(draw: DrawFn, data: bytes, ids: Sequence[str]) -> bytes:
 
 
 def _fill(draw: DrawFn, message: Message, ids: Sequence[str], depth: int) -> None:
-    fields = list(message.DESCRIPTOR.fields)
+    fields: list[Any] = list(message.DESCRIPTOR.fields)
     if not fields:
         return
-    chosen = draw(st.lists(st.sampled_from(fields), min_size=0 if depth else 1, max_size=4, unique_by=lambda f: f.name))
+    chosen: list[Any] = draw(
+        st.lists(st.sampled_from(fields), min_size=0 if depth else 1, max_size=4, unique_by=lambda f: f.name)
+    )
     for field in chosen:
         if field.is_repeated:
             _repeat(draw, message, field, ids, depth)
@@ -147,7 +149,12 @@ def _scalars(field: FieldDescriptor, ids: Sequence[str]) -> st.SearchStrategy[An
         if fitting := [each for each in ids if prefix and each.startswith(prefix)]:
             fits = st.sampled_from(fitting)
             return st.one_of(fits, fits, fits, fits, known, st.sampled_from(STRINGS))
-        return st.one_of(known, st.sampled_from(STRINGS), st.sampled_from(STRINGS), st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
+        return st.one_of(
+            known,
+            st.sampled_from(STRINGS),
+            st.sampled_from(STRINGS),
+            st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+        )
     if kind == FieldDescriptor.CPPTYPE_BOOL:
         return st.booleans()
     if kind == FieldDescriptor.CPPTYPE_ENUM:

@@ -63,7 +63,7 @@ class Recorder:
         self._channel = Channel(*self._target, codec=RawCodec(), config=CONFIG)
         server = Server([self], codec=RawCodec(), config=CONFIG)
         await server.start("127.0.0.1", 0)
-        assert server._server is not None
+        assert isinstance(server._server, asyncio.Server)
         self.url = f"http://127.0.0.1:{server._server.sockets[0].getsockname()[1]}"
         try:
             yield

@@ -12,11 +12,13 @@ from pathlib import Path
 import fuzzing
 import program
 import pytest
+from covers import covers
 from grpclib import Status
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from modal_emulator import Emulator
 from modal_emulator.rpc import SERVICE
+from modal_proto import api_pb2
 from recorder import recording
 from wire import Answer, Wire, ids_in
 
@@ -64,7 +66,9 @@ class Target:
 def target() -> Iterator[Target]:
     with Emulator() as server:
         with recording(server) as recorder:
-            program.run("everything.py", {**server.environ, "MODAL_SERVER_URL": recorder.url}).check()
+            program.run(
+                "everything.py", {**server.environ, "MODAL_SERVER_URL": recorder.url}, "test-everything"
+            ).check()
         seeds = defaultdict(list)
         for name, request in recorder.requests:
             seeds[name].append(request)
@@ -98,7 +102,11 @@ def structured(target: Target, names: list[str], examples: int) -> None:
         derandomize=True,
         suppress_health_check=list(HealthCheck),
     )
-    @given(st.sampled_from(names).flatmap(lambda name: st.tuples(st.just(name), fuzzing.requests(name, target.ids, target.seeds[name]))))
+    @given(
+        st.sampled_from(names).flatmap(
+            lambda name: st.tuples(st.just(name), fuzzing.requests(name, target.ids, target.seeds[name]))
+        )
+    )
     def check(drawn: tuple[str, object]) -> None:
         name, request = drawn
         seconds = 0.05 if name in LONG else PATIENCE
@@ -119,7 +127,8 @@ def raw(target: Target, seed: int, count: int) -> None:
                 name = rng.choice(NAMES)
             yield name, fuzzing.mutated(rng, data, target.ids, others)
 
-    quick, slow = [], []
+    quick: list[tuple[str, bytes]] = []
+    slow: list[tuple[str, bytes]] = []
     for name, data in calls():
         (slow if name in LONG else quick).append((name, data))
     for found in (target.wire.all(quick, PATIENCE), target.wire.all(slow, 0.1)):
@@ -128,25 +137,43 @@ def raw(target: Target, seed: int, count: int) -> None:
 
 
 def test_odd_requests_get_answers_that_fit(target: Target, resident: int) -> None:
-    structured(target, [name for name in NAMES if done(target, name)], 500)
+    structured(target, [name for name in NAMES if done(target, name)], 250)
 
 
 def test_odd_bytes_get_answers_that_fit(target: Target, resident: int) -> None:
-    raw(target, 1, 2000)
+    raw(target, 1, 1200)
+
+
+@covers("FunctionUpdateSchedulingParams")
+def test_a_function_keeps_only_so_many_containers_ready(target: Target) -> None:
+    functions = [each for each in target.ids if each.startswith("fu-")]
+    for many in (65, 1 << 31):
+        override = api_pb2.FunctionUpdateSchedulingParamsRequest(warm_pool_size_override=many)
+        settings = api_pb2.AutoscalerSettings(min_containers=many)
+        for request in (override, api_pb2.FunctionUpdateSchedulingParamsRequest(settings=settings)):
+            request.function_id = functions[-1]
+            answer = target.wire.call("FunctionUpdateSchedulingParams", request)
+            assert answer.status is Status.INVALID_ARGUMENT, answer
+
+
+def test_odd_requests_of_a_container_get_answers_that_fit(target: Target) -> None:
+    said = program.run("hostile.py", target.server.environ, "400").check()
+    assert said["bugs"] == []
+    assert {"OK", "INVALID_ARGUMENT", "NOT_FOUND"} <= set(said["kinds"])
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_many_odd_requests_get_answers_that_fit(target: Target, resident: int) -> None:
     for name in NAMES:
-        structured(target, [name], 60 if done(target, name) else 2)
-    raw(target, 2, 20_000)
+        structured(target, [name], 30 if done(target, name) else 2)
+    raw(target, 2, 8000)
 
 
 def test_a_fuzzed_server_is_as_good_as_new(target: Target, resident: int) -> None:
     """Runs after the others of this module."""
     assert target.wire.call("ClientHello", b"").status is Status.OK
-    program.run("everything.py", target.server.environ).check()
+    program.run("everything.py", target.server.environ, "test-again").check()
     assert memory(target.server.pid) < resident + GROWTH
     for folder in (Path("/"), Path("/tmp"), Path.home(), Path.cwd()):
         assert not list(folder.glob(f"*{fuzzing.CANARY}*"))

@@ -10,6 +10,7 @@ from typing import Any
 import modal
 import pytest
 from conftest import Plane, serving
+from covers import covers
 from grpclib import GRPCError, Status
 from modal.mount import Mount
 from modal_emulator.rpc import Caller
@@ -27,6 +28,10 @@ def put(plane: Plane, data: bytes) -> str:
     )
     assert answer.exists
     return digest
+
+
+def tree_of(plane: Plane, mount_id: str) -> Path:
+    return plane.call(lambda: plane.mounts.tree(mount_id))
 
 
 def make(plane: Plane, files: dict[str, bytes], mode: int | None = None, **more: Any) -> str:
@@ -70,7 +75,7 @@ def test_a_folder_of_the_client_becomes_a_tree(client: modal.Client, plane: Plan
 def test_one_content_with_two_modes(plane: Plane) -> None:
     one = make(plane, {"/x/a": b"same"}, mode=0o755)
     two = make(plane, {"/x/a": b"same"}, mode=0o600)
-    trees = [plane.call(lambda mount=mount: plane.mounts.tree(mount)) for mount in (one, two, one)]
+    trees = [tree_of(plane, mount) for mount in (one, two, one)]
     assert [(tree / "x/a").stat().st_mode & 0o777 for tree in trees] == [0o755, 0o600, 0o755]
     assert plane.mounts.digest(one) != plane.mounts.digest(two)
 
@@ -125,7 +130,7 @@ def test_odd_names_are_fine(plane: Plane) -> None:
     mount = make(
         plane, {"//a/./b": b"1", "relative": b"2", "/a/...": b"3", "/a/ \n*": b"4", "/a/\u00e4": b"5"}
     )
-    tree = plane.call(lambda: plane.mounts.tree(mount))
+    tree = tree_of(plane, mount)
     found = {str(path.relative_to(tree)) for path in tree.rglob("*") if path.is_file()}
     assert found == {"a/b", "relative", "a/...", "a/ \n*", "a/\u00e4"}
 
@@ -164,13 +169,13 @@ def test_mounts_share_folders_and_hide_nothing(plane: Plane) -> None:
         plane.call(lambda: plane.mounts.binds([one, clash]))
 
 
+@covers("MountGetOrCreate")
 def test_the_clients_own_mounts(client: modal.Client, plane: Plane) -> None:
-    from modal.mount import _get_client_mount, client_mount_name
+    from modal.mount import client_mount_name
 
     found = Mount.from_name(client_mount_name(), namespace=api_pb2.DEPLOYMENT_NAMESPACE_GLOBAL).hydrate(
         client
     )
-    assert _get_client_mount() is not None
     assert plane.call(lambda: plane.mounts.is_client(found.object_id))
     assert plane.call(lambda: plane.mounts.binds([found.object_id])) == []
     for name in ("2025.06-cp312-manylinux_2_17-x86_64", "2025.06-cp313-musllinux_1_2-x86_64"):
@@ -188,7 +193,7 @@ def test_an_apps_mounts_go_with_it(plane: Plane) -> None:
     kind = api_pb2.OBJECT_CREATION_TYPE_ANONYMOUS_OWNED_BY_APP
     gone = make(plane, {"/x": b"app's"}, object_creation_type=kind, app_id="ap-1")
     stays = make(plane, {"/x": b"other's"}, object_creation_type=kind, app_id="ap-2")
-    trees = [plane.call(lambda mount=mount: plane.mounts.tree(mount)) for mount in (gone, stays)]
+    trees = [tree_of(plane, mount) for mount in (gone, stays)]
     plane.call(lambda: plane.mounts.drop_app("ap-1"))
     plane.call(lambda: plane.mounts.drop_app(""))
     assert [tree.exists() for tree in trees] == [False, True]
@@ -209,5 +214,5 @@ def test_mounts_survive_a_restart(tmp_path: Path) -> None:
         with serving(Settings(work=tmp_path / f"work{number}", state=tmp_path / "state")) as plane:
             if number == 0:
                 mount = make(plane, {"/x/y": b"kept"}, mode=0o755)
-            tree = plane.call(lambda: plane.mounts.tree(mount))  # noqa: B023
+            tree = tree_of(plane, mount)
             assert (tree / "x/y").read_bytes() == b"kept"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,10 +24,10 @@ def said(cell: Emulator, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     work = Path(cell.variables["MODAL_CONFIG_PATH"] or "").parent
     outside = tmp_path_factory.mktemp("outside") / "file"
     outside.touch()
-    before = os.stat("/dev/null")
+    before = Path("/dev/null").stat()
     paths = [str(each) for each in (work, outside, Path(__file__), Path.home() / ".cache", sys.prefix)]
     said = program.run("prisoner.py", cell.environ, json.dumps(paths), json.dumps([cell.pid])).check()
-    after = os.stat("/dev/null")
+    after = Path("/dev/null").stat()
     assert (before.st_mode, before.st_uid, before.st_gid) == (after.st_mode, after.st_uid, after.st_gid)
     if "namespaces" in cell.log and "plain directories" in cell.log:
         pytest.skip("this machine's kernel refuses namespaces")
@@ -79,7 +78,9 @@ def test_only_its_own_processes_are_there(around: dict[str, Any], tried: dict[st
     assert tried["ptrace"] == [-1, -1]
 
 
-def test_the_first_process_may_do_no_more_than_the_others(around: dict[str, Any], tried: dict[str, Any]) -> None:
+def test_the_first_process_may_do_no_more_than_the_others(
+    around: dict[str, Any], tried: dict[str, Any]
+) -> None:
     first = [line for line in tried["first process"].splitlines() if line.startswith("Cap")]
     assert first == around["capabilities"]
     assert around["environ of init"].startswith("PATH=")
@@ -116,8 +117,24 @@ def test_nothing_can_be_mounted(tried: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "what",
     [
-        *("chmod /dev/null", "chown /dev/null", "touch /dev/null", "chmod hosts", "write hosts", "write sysctl"),
-        *("sysrq", "write sys", "set host name", "set clock", "mknod", "raw socket", "renice", "kernel module"),
+        *(
+            "chmod /dev/null",
+            "chown /dev/null",
+            "touch /dev/null",
+            "chmod hosts",
+            "write hosts",
+            "write sysctl",
+        ),
+        *(
+            "sysrq",
+            "write sys",
+            "set host name",
+            "set clock",
+            "mknod",
+            "raw socket",
+            "renice",
+            "kernel module",
+        ),
         *("write read-only volume", "write mounted source", "chmod mounted source", "write client"),
     ],
 )

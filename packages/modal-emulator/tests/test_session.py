@@ -306,7 +306,7 @@ class TestEnvironment:
                 for kind in kinds:
                     kind.from_name("one", environment_name=environment, create_if_missing=True).hydrate()
             modal.Secret.objects.create("one", {"A": "1"}, environment_name="short")
-            with modal.enable_output(show_progress=False):
+            with modal.enable_output():
                 modal.App("one").deploy(environment_name="short")
             Environment.objects.delete("short")
             Environment.objects.create("short")

@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 from google.protobuf.message import Message
@@ -52,7 +52,9 @@ class Answer:
     @property
     def is_bug(self) -> bool:
         """Whether the server did not know what it was doing."""
-        return self.status in (Status.INTERNAL, Status.UNKNOWN, Status.DATA_LOSS) or "has a bug" in self.message
+        return (
+            self.status in (Status.INTERNAL, Status.UNKNOWN, Status.DATA_LOSS) or "has a bug" in self.message
+        )
 
 
 def headers_of(token: tuple[str, str]) -> dict[str, str]:
@@ -81,7 +83,7 @@ class Wire:
 
         return self.run(connect())
 
-    def __enter__(self) -> Wire:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -115,7 +115,9 @@ def _install() -> Callable[[], None]:
         # One for the process, like Modal's own, which is not to be modified: reading the store takes a while.
         global _router_context
         if _router_context is None:
-            _router_context = _system_context() if _asks_system() else _widened(ssl.create_default_context())
+            # With certifi's as well: not every machine has a store.
+            made = _system_context() if _asks_system() else ssl.create_default_context(cafile=certifi.where())
+            _router_context = made if _asks_system() else _widened(made)
         return _router_context
 
     ModalChannel._get_default_ssl_context = channel_context  # type: ignore[method-assign]
@@ -230,7 +232,6 @@ def _usable(sources: Iterator[_Source]) -> Iterator[_Source]:
 
 
 def _of_system() -> Iterator[_Source]:
-    yield _Source(certifi.where())
     seen = set()
     for path in DISTRIBUTIONS:
         real = os.path.realpath(path)

@@ -17,7 +17,9 @@ ensure_grpc_trusts_system_ca()
 def main() -> None:
     from modal.__main__ import main as modal_main
 
+    # Usage lines are to say `modal`, and not how it was started.
     sys.argv[0] = "modal"
+    globals()["__package__"] = None
     modal_main()  # type: ignore[no-untyped-call]
 
 

@@ -69,6 +69,14 @@ def server_options(function: F) -> F:
                 multiple=True,
                 help="Have every container see this folder, and write to it, under the path that it has here.",
             ),
+            click.option(
+                "--heartbeat-limit",
+                default=60.0,
+                type=click.FloatRange(0.1),
+                show_default=True,
+                metavar="SECONDS",
+                help="End the apps of clients that have been silent for so long; they say something every 15 s.",
+            ),
         ]
     ):
         function = option(function)
@@ -134,6 +142,7 @@ def parse_token(
     help="What clients have to present; random if not given. Better given as MODAL_EMULATOR_TOKEN, which others"
     " on this machine cannot see.",
 )
+@click.option("--url-seconds", type=click.FloatRange(min=0), default=3600.0, hidden=True)
 # How the class Emulator uses this command: a JSON line when it is ready, and the end when standard input ends.
 @click.option("--attached", is_flag=True, hidden=True)
 @click.option("--work", type=FOLDER, hidden=True)
@@ -147,6 +156,8 @@ def serve_command(
     isolation: Isolation,
     skip_apt: bool,
     share: tuple[Path, ...],
+    url_seconds: float,
+    heartbeat_limit: float,
     token: tuple[str, str] | None,
     attached: bool,
     work: Path | None,
@@ -177,10 +188,14 @@ def serve_command(
             isolation=isolation,
             skip_apt=skip_apt,
             share=tuple(folder.absolute() for folder in share),
+            url_seconds=url_seconds,
+            heartbeat_limit=heartbeat_limit,
         )
         return settings if cache is None else replace(settings, cache=cache.absolute())
 
     logging.basicConfig(format="modal-emulator: %(message)s", level=logging.WARNING)
+    # Only its own: what the libraries beneath write then has the headers of requests, and with them tokens.
+    logging.getLogger(__package__).setLevel(os.environ.get("MODAL_EMULATOR_LOG_LEVEL", "WARNING"))
     try:
         serve(make_settings, work, print_json if attached else print_exports, attached=attached)
     except CannotServe as exc:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from grpclib import Status
 from grpclib.config import Configuration
 from grpclib.const import Handler
-from grpclib.server import Server
 
+from .listening import Server
 from .rpc import Authorize, Caller, Router, fail
 from .runtime.choose import open_runtime
 from .services import Service
@@ -44,6 +44,8 @@ CONFIG = Configuration(http2_connection_window_size=WINDOW, http2_stream_window_
 CLOSE_SECONDS = 0.5
 OPEN_TO_ALL = frozenset({"TokenFlowCreate", "TokenFlowWait"})
 """What a client without a token may call: it is how it gets one."""
+NOT_FOR_CONTAINERS = OPEN_TO_ALL | {"TokenDelete"}
+"""What a container has no business with: a token would outlive it."""
 
 
 class _Listener:
@@ -62,7 +64,7 @@ class ControlPlane:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         for folder in (settings.work, settings.data, settings.cache):
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.store = Store(settings.state / "state.sqlite" if settings.state else None)
         self.runtime = open_runtime(settings)
         # In the order in which they are started; they are stopped in the reverse.
@@ -110,6 +112,11 @@ class ControlPlane:
             for service in self.services:
                 self._started.append(service)
                 await service.start()
+            # Somebody may have made the state folder before, for all to see.
+            for path in self.settings.data.iterdir():
+                if not path.is_symlink():
+                    path.chmod(path.stat().st_mode & 0o700)
+            self.apps.resume()
             stack.pop_all()  # from here on it is closed with the server
         self._server = Server([_Listener(self.router, self._client)], config=CONFIG)
         await self._server.start(sock=listening, ssl=tls)
@@ -128,7 +135,8 @@ class ControlPlane:
     async def socket_for(self, container: Container, path: Path) -> AsyncIterator[None]:
         """Serve one container on a unix socket of its own, which is what it is known by."""
         server = Server(
-            [_Listener(self.router, lambda _, headers: Caller(container, headers))], config=CONFIG
+            [_Listener(self.router, lambda name, headers: self._container(name, container, headers))],
+            config=CONFIG,
         )
         await server.start(path=str(path))
         path.chmod(0o600)
@@ -137,6 +145,11 @@ class ControlPlane:
         finally:
             await _close(server)
             path.unlink(missing_ok=True)
+
+    def _container(self, name: str, container: Container, headers: Mapping[str, str]) -> Caller:
+        if name in NOT_FOR_CONTAINERS:
+            fail(Status.PERMISSION_DENIED, "tokens are for clients")
+        return Caller(container, headers)
 
     def _client(self, name: str, headers: Mapping[str, str]) -> Caller:
         if name not in OPEN_TO_ALL and not self.session.accepts(

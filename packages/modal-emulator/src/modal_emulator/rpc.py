@@ -180,9 +180,7 @@ class Router:
                     await stream.send_message(await answer)
             except GRPCError as exc:
                 if exc.message is not None and len(exc.message) > LONGEST_MESSAGE:
-                    raise GRPCError(
-                        exc.status, exc.message[:LONGEST_MESSAGE] + "…", exc.details
-                    ) from None
+                    raise GRPCError(exc.status, exc.message[:LONGEST_MESSAGE] + "…", exc.details) from None
                 raise
             except StreamTerminatedError:
                 raise
@@ -233,7 +231,7 @@ class Router:
 
 
 async def _receive(stream: Stream[Any, Any], message: type[Message]) -> Message:
-    """The request of a call: what grpclib's `recv_message` does, with a limit, and with answers to what is malformed."""
+    """The request of a call: as grpclib's `recv_message`, with a limit, and answers to what is malformed."""
     body = stream._stream
     try:
         head = await body.recv_data(5)
@@ -244,7 +242,8 @@ async def _receive(stream: Stream[Any, Any], message: type[Message]) -> Message:
             fail(Status.UNIMPLEMENTED, "modal-emulator does not do compressed messages")
         if size > LARGEST_REQUEST:
             fail(
-                Status.RESOURCE_EXHAUSTED, f"a request of {size} bytes, of which {LARGEST_REQUEST} are allowed"
+                Status.RESOURCE_EXHAUSTED,
+                f"a request of {size} bytes, of which {LARGEST_REQUEST} are allowed",
             )
         return message.FromString(await body.recv_data(size))
     except (DecodeError, AssertionError):  # an AssertionError: fewer bytes came than were announced

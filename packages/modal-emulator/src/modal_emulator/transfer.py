@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 __all__ = ["Download", "FileServer", "Received", "Refused", "Slot", "Upload"]
 
@@ -30,6 +31,8 @@ TRANSFERS = 16
 """Uploads that are read at the same time; a client starts 128."""
 BUFFER = 1 << 16
 """Bytes of an upload that wait in memory until it is read."""
+STALL = 60.0
+"""Seconds after which an upload of which nothing comes any more gives way to others."""
 
 
 class Refused(Exception):
@@ -105,6 +108,11 @@ class _Grant:
     expired: Callable[[], None] | None
 
 
+def _is_ours_to_know(record: logging.LogRecord) -> bool:
+    """Whether a line of aiohttp's log is about more than a request that is none: that has been answered with 400."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
 class FileServer:
     """Serves what was granted. `start` it in an event loop; URLs can be had from then on.
 
@@ -123,6 +131,7 @@ class FileServer:
         self._turn = asyncio.Semaphore(TRANSFERS)
 
     async def start(self) -> None:
+        logging.getLogger("aiohttp.server").addFilter(_is_ours_to_know)
         app = web.Application(client_max_size=CHUNK)
         app.router.add_route("*", "/{token}/{part:[0-9-]*}", self._handle)
         self._runner = web.AppRunner(app, access_log=None, read_bufsize=BUFFER, shutdown_timeout=1)
@@ -213,8 +222,12 @@ class FileServer:
                     return await self._receive(request, grant.what, int(part))
             body = await grant.what.complete(await request.read())
             return web.Response(body=body, content_type="application/xml")
+        except TimeoutError:
+            return web.Response(status=408, text="nothing comes any more")
         except Refused as exc:
             return web.Response(status=400, text=str(exc))
+        except ConnectionError:
+            return web.Response(status=400)  # nobody is there to read it
         except (LookupError, FileNotFoundError):
             return web.Response(status=404, text="there is no such thing here any more")
 
@@ -274,7 +287,13 @@ class FileServer:
             pieces: list[bytes] = []
             start = size = 0  # of the pieces
             # As they come, without joining them: nothing is copied on the way from the socket to the file.
-            async for piece, _ in request.content.iter_chunks():
+            reading = request.content.iter_chunks()
+            while True:
+                async with asyncio.timeout(STALL):
+                    try:
+                        piece, _ = await anext(reading)
+                    except StopAsyncIteration:
+                        break
                 pieces.append(piece)
                 size += len(piece)
                 length += len(piece)

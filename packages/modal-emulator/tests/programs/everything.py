@@ -8,11 +8,12 @@ from collections.abc import Iterator
 
 import modal
 
+NAME = sys.argv[1] if modal.is_local() else "test-everything"
 app = modal.App("test-everything")
 image = modal.Image.debian_slim(python_version=f"{sys.version_info[0]}.{sys.version_info[1]}")
 secret = modal.Secret.from_dict({"EVERYTHING": "1"})
-volume = modal.Volume.from_name("test-everything", create_if_missing=True)
-newer = modal.Volume.from_name("test-everything-2", create_if_missing=True, version=2)
+volume = modal.Volume.from_name(NAME, create_if_missing=True)
+newer = modal.Volume.from_name(f"{NAME}-2", create_if_missing=True, version=2)
 
 
 @app.function(image=image, secrets=[secret], volumes={"/data": volume}, retries=1)
@@ -35,11 +36,11 @@ class Model:
 
 
 def main() -> None:
-    words = modal.Dict.from_name("test-everything", create_if_missing=True)
+    words = modal.Dict.from_name(NAME, create_if_missing=True)
     words.update({"a": 1, "b": [2]})
     assert (words["a"], "b" in words, words.pop("b"), words.len()) == (1, True, [2], 1)
     assert dict(words.items()) == {"a": 1}
-    things = modal.Queue.from_name("test-everything", create_if_missing=True)
+    things = modal.Queue.from_name(NAME, create_if_missing=True)
     things.put_many([1, 2, 3])
     things.put(4, partition="p", partition_ttl=10)
     assert (things.get(), things.len(), list(things.iterate())) == (1, 2, [2, 3])
@@ -63,8 +64,8 @@ def main() -> None:
         call.get_call_graph()
         square.autoscaler.update(scaledown_window=10)
         square.get_current_stats()
-    app.deploy(name="test-everything")
-    assert modal.Function.from_name("test-everything", "square").remote(5) == 25
+    app.deploy(name=NAME)
+    assert modal.Function.from_name(NAME, "square").remote(5) == 25
     print(json.dumps(["done", True]), flush=True)
 
 

@@ -1,5 +1,7 @@
 """What a container can see and do that it should not: it tries, and reports. Prints JSON."""
 
+# ruff: noqa: PTH101, PTH103, PTH107, PTH110, PTH115, PTH123, PTH202, PTH208
+
 from __future__ import annotations
 
 import contextlib
@@ -43,12 +45,15 @@ def surroundings() -> dict[str, Any]:
     return {
         "environ": dict(os.environ),
         "environ at start": Path("/proc/self/environ").read_bytes().decode().split("\0"),
-        "descriptors of init": attempt(lambda: os.listdir("/proc/1/fd")) or sorted(map(int, os.listdir("/proc/1/fd"))),
+        "descriptors of init": attempt(lambda: os.listdir("/proc/1/fd"))
+        or sorted(map(int, os.listdir("/proc/1/fd"))),
         "environ of init": attempt(lambda: Path("/proc/1/environ").read_bytes())
         or Path("/proc/1/environ").read_bytes().decode(errors="replace"),
         "descriptors": descriptors,
         "processes": [p for p in os.listdir("/proc") if p.isdigit()],
-        "commands": [Path(f"/proc/{p}/cmdline").read_bytes().decode() for p in os.listdir("/proc") if p.isdigit()],
+        "commands": [
+            Path(f"/proc/{p}/cmdline").read_bytes().decode() for p in os.listdir("/proc") if p.isdigit()
+        ],
         "mounts": [[m[4], m[5], m[m.index("-") + 1]] for m in mounts],
         "root": sorted(os.listdir("/")),
         "tmp": os.listdir("/tmp"),
@@ -56,7 +61,9 @@ def surroundings() -> dict[str, Any]:
         "roots home": sorted(os.listdir("/root")),
         "secrets place": sorted(os.listdir("/__modal")),
         "shadow": Path("/etc/shadow").read_text() if os.path.exists("/etc/shadow") else "",
-        "capabilities": [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("Cap")],
+        "capabilities": [
+            line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("Cap")
+        ],
         "host name": socket.gethostname(),
         "keys": Path("/proc/keys").read_text() if os.path.exists("/proc/keys") else "",
     }
@@ -73,7 +80,9 @@ def trespass(pids: list[int]) -> dict[str, Any]:
     libc = ctypes.CDLL(None, use_errno=True)
 
     def mount(source: str, target: str, kind: str | None, flags: int) -> str:
-        result = libc.mount(source.encode(), target.encode(), kind and kind.encode(), ctypes.c_ulong(flags), None)
+        result = libc.mount(
+            source.encode(), target.encode(), kind and kind.encode(), ctypes.c_ulong(flags), None
+        )
         return "" if result == 0 else f"errno {ctypes.get_errno()}"
 
     os.makedirs("/tmp/there", exist_ok=True)
@@ -111,7 +120,13 @@ def trespass(pids: list[int]) -> dict[str, Any]:
         "renice": attempt(lambda: os.nice(-5)),
         "ptrace": [libc.ptrace(16, pid, None, None) for pid in pids],
         "first process": Path("/proc/1/status").read_text(),
-        "lie of status": attempt(lambda: [os.write(os.open(f"/proc/1/fd/{fd}", os.O_WRONLY), b"zz") for fd in os.listdir("/proc/1/fd") if int(fd) > 2]),
+        "lie of status": attempt(
+            lambda: [
+                os.write(os.open(f"/proc/1/fd/{fd}", os.O_WRONLY), b"zz")
+                for fd in os.listdir("/proc/1/fd")
+                if int(fd) > 2
+            ]
+        ),
         "kernel module": attempt(lambda: open("/proc/kcore", "rb").read(1)),
     }
 
@@ -122,8 +137,10 @@ def _out_of_chroot() -> list[str]:
         [
             sys.executable,
             "-c",
-            "import os\nos.makedirs('/tmp/jail', exist_ok=True)\nos.chroot('/tmp/jail')\n"
-            "for _ in range(64): os.chdir('..')\nos.chroot('.')\nprint(*sorted(os.listdir('/')))",
+            (
+                "import os; os.makedirs('/tmp/jail'); os.chroot('/tmp/jail'); [os.chdir('..') for _ in range(64)];"
+                " os.chroot('.'); print(*sorted(os.listdir('/')))"
+            ),
         ],
         capture_output=True,
         text=True,

@@ -112,6 +112,10 @@ class Process(ABC):
         """Kill all its processes."""
 
     @abstractmethod
+    def drain(self) -> None:
+        """Hand on all that it has written so far, before anything else happens."""
+
+    @abstractmethod
     async def remount(self, overlay: Overlay) -> None:
         """Put another overlay in the place of the one at its target. OSError if something there is in use."""
 

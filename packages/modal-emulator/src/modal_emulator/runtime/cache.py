@@ -81,7 +81,6 @@ def prune(folder: Path, unused_for: float | None = None) -> list[CachedImage]:
             if image.used >= limit or cache.is_held(image.key):
                 needed.update(cache.chain(image.key))
         # Those on top first: what is left after an interruption is whole.
-        for image in sorted(images.values(), key=lambda each: -len(cache.chain(each.key))):
-            if image.key not in needed and cache.remove(image.key):
-                removed.append(image)
+        ordered = sorted(images.values(), key=lambda each: -len(cache.chain(each.key)))
+        removed += [image for image in ordered if image.key not in needed and cache.remove(image.key)]
     return removed

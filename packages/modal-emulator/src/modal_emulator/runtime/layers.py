@@ -15,12 +15,10 @@ import json
 import os
 import secrets
 import shutil
-import stat
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from . import Layer
 
@@ -265,19 +263,20 @@ def content_key(*parts: str) -> str:
 
 def remove_tree(path: Path) -> None:
     """Remove a folder, with what is write-protected in it; nothing if it is not there."""
-
-    def retry(function: Any, name: str, _: object) -> None:
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        return
+    except OSError:
+        # The kernel makes folders without any permission for itself, and programs do so too.
         with contextlib.suppress(OSError):
-            parent = Path(name).parent
-            parent.chmod(0o700)
-            if stat.S_ISDIR(Path(name).lstat().st_mode):
-                Path(name).chmod(0o700)
-                shutil.rmtree(name, ignore_errors=True)
-            else:
-                Path(name).unlink()
-
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(path, onerror=retry)
+            path.chmod(0o700)
+        for folder, names, _ in os.walk(path):
+            for name in names:  # they are entered afterwards
+                with contextlib.suppress(OSError):
+                    if not Path(folder, name).is_symlink():
+                        Path(folder, name).chmod(0o700)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def tree_size(path: Path) -> int:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BASE_ENV", "NamespacesRuntime", "limits"]
 
-VERSION = "namespaces-1"
+VERSION = "namespaces-2"
 BASE_ENV = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": "/root"}
 
 
@@ -37,7 +37,8 @@ class NamespacesRuntime(Runtime):
 
     def __init__(self, settings: Settings) -> None:
         self._work = settings.work / "containers"
-        self._work.mkdir(parents=True, exist_ok=True)
+        remove_tree(self._work)
+        self._work.mkdir(parents=True)
         self.cache = LayerCache(settings.cache / "namespaces")
         self.cgroups = Cgroups()
         self.launcher = Launcher(settings.cache, "namespaces")
@@ -45,6 +46,7 @@ class NamespacesRuntime(Runtime):
         self._tops = system_tops()
         self._numbers = 0
         self._mounted: dict[Path, set[str]] = {}
+        # Folders of this machine belong to its root, whom only the full range of ids includes.
         self.apt = self.launcher.full and shutil.which("apt-get") is not None
 
     def base_key(self, minor: str) -> str:

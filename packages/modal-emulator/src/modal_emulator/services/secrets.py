@@ -87,13 +87,15 @@ class SecretService(Service):
         temporary.rename(self._folder / secret_id)
 
     def _metadata(self, found: Named) -> api_pb2.SecretMetadata:
-        return api_pb2.SecretMetadata(
+        metadata = api_pb2.SecretMetadata(
             name=found.name,
             creation_info=found.creation_info,
             keys=sorted(self._values[found.id]),
             environment_name=found.environment,
-            last_used_at=self._used.get(found.id, 0.0),
         )
+        if "last_used_at" in metadata.DESCRIPTOR.fields_by_name:  # since 1.6.4
+            metadata.last_used_at = self._used.get(found.id, 0.0)
+        return metadata
 
     @rpc(reads="deployment_name environment_name object_creation_type env_dict app_id required_keys")
     async def secret_get_or_create(

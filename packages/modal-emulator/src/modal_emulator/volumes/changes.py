@@ -28,6 +28,8 @@ __all__ = ["Changes", "Tracker"]
 TICK = 0.02
 """Seconds within which a file may change without its times doing so: the kernel's clock tick, twice."""
 RACY = int(TICK * 1e9)
+DEEPEST = 200
+"""Levels of folders: a descriptor is open for each while they are looked at."""
 _OPAQUE = ("user.overlay.opaque", "trusted.overlay.opaque")
 _WHITEOUT = ("user.overlay.whiteout", "trusted.overlay.whiteout")
 _INDIRECT = (
@@ -256,6 +258,8 @@ class _Walk:
                         continue
                     _unreadable(path, exc)
                 self._open.append(inner)
+                if len(path) > DEEPEST:
+                    fail(Status.FAILED_PRECONDITION, f"folders are more than {DEEPEST} levels deep")
                 if self._lower is not None and _has(inner, _INDIRECT):
                     fail(Status.FAILED_PRECONDITION, "the overlay has redirected directories")
                 yield from self._inside(inner, path, hides)

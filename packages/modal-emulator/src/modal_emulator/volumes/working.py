@@ -318,6 +318,6 @@ def _links() -> Iterator[str]:
         with suppress(OSError):
             yield str((process / "cwd").readlink())
         with suppress(OSError):
-            for name in os.listdir(process / "fd"):
+            for file in (process / "fd").iterdir():
                 with suppress(OSError):
-                    yield str((process / "fd" / name).readlink())
+                    yield str(file.readlink())

@@ -1,0 +1,46 @@
+"""A server for the tests, and an environment without anything of Modal's or of a proxy's in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import surroundings  # noqa: F401  # first of all
+
+import pytest  # isort: skip
+from fronts import Fronts  # isort: skip
+from modal_emulator import Emulator  # isort: skip
+from modal_emulator.tls import Authority  # isort: skip
+
+
+@pytest.fixture(scope="session")
+def emulator() -> Iterator[Emulator]:
+    """A control plane that speaks no TLS."""
+    with Emulator() as emulator:
+        yield emulator
+
+
+@pytest.fixture(scope="session")
+def fronts() -> Iterator[Fronts]:
+    with Fronts() as fronts:
+        yield fronts
+
+
+@pytest.fixture(scope="session")
+def authority() -> Authority:
+    """The CA of a company."""
+    return Authority.create("inspector")
+
+
+@pytest.fixture(scope="session")
+def ca(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its certificate, as a file."""
+    path = tmp_path_factory.mktemp("ca") / "ca.pem"
+    path.write_bytes(authority.pem)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tls_url(emulator: Emulator, fronts: Fronts, authority: Authority) -> str:
+    """The emulator's address behind TLS, with a certificate that the company's CA has signed."""
+    return fronts.open(authority.issue(), emulator.url)

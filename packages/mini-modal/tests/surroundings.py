@@ -1,0 +1,31 @@
+"""Takes what a machine's own settings are out of this process's environment, before modal is imported."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+__all__ = ["OUTSIDE"]
+
+OUTSIDE = dict(os.environ)
+"""The environment as it was: what reaches a package index by the machine's proxy and CA needs it."""
+
+_CLEARED = {
+    "ssl_cert_file",
+    "ssl_cert_dir",
+    "requests_ca_bundle",
+    "curl_ca_bundle",
+    "ci",
+    "browser",
+    "display",
+}
+_CLEARED |= {f"{scheme}_proxy" for scheme in ("http", "https", "all", "no")}
+
+for _name in OUTSIDE:
+    if _name.startswith("MODAL_") or _name.lower() in _CLEARED:
+        del os.environ[_name]
+# Modal reads where its file is when it is imported: not the file of whoever runs the tests.
+os.environ["MODAL_CONFIG_PATH"] = str(
+    Path(tempfile.gettempdir(), f"no-such-folder-{os.getpid()}", "modal.toml")
+)
