@@ -155,7 +155,7 @@ class Bench:
     def apps(self) -> None:
         with self._client("apps") as ask:
             ask("run", count=max(2, self.effort.apps // 10))
-            before = server.holdings(self._server, self._folder)
+            before = server.steady(self._server, self._folder)
             memory = server.memory(self._server)
 
             def sample(_: str) -> Result:

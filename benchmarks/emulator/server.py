@@ -69,6 +69,16 @@ def holdings(server: Emulator, folder: Path) -> dict[str, int]:
     }
 
 
+def steady(server: Emulator, folder: Path, limit: float = 30.0) -> dict[str, int]:
+    """What there is when it has been the same for two seconds."""
+    end, since, found = time.monotonic() + limit, time.monotonic(), holdings(server, folder)
+    while (moment := time.monotonic()) < min(since + 2, end):
+        time.sleep(0.1)
+        if (again := holdings(server, folder)) != found:
+            found, since = again, moment
+    return found
+
+
 def settled(server: Emulator, folder: Path, before: dict[str, int], limit: float = 20.0) -> dict[str, int]:
     """What there is when nothing is more than it was, or else after `limit` seconds."""
     end = time.monotonic() + limit

@@ -166,8 +166,8 @@ def test_odd_requests_of_a_container_get_answers_that_fit(target: Target) -> Non
 @pytest.mark.timeout(600)
 def test_many_odd_requests_get_answers_that_fit(target: Target, resident: int) -> None:
     for name in NAMES:
-        structured(target, [name], 60 if done(target, name) else 2)
-    raw(target, 2, 20_000)
+        structured(target, [name], 30 if done(target, name) else 2)
+    raw(target, 2, 8000)
 
 
 def test_a_fuzzed_server_is_as_good_as_new(target: Target, resident: int) -> None:

@@ -110,11 +110,9 @@ def _make(stage: Stage, client_version: str, minor: str, builder_version: str, e
         Path(str(importlib.metadata.distribution("synchronicity").locate_file(""))), pkg, PACKAGES[3:]
     )
     if not same_python or not all(_copy_distribution(name, deps) for name in names):
-        # Ours are for another Python. They go together in our versions, and in those of the client's own list.
-        try:
-            _install(deps, executable, ["--no-deps", *map(_pinned, names)])
-        except BuildError:
-            _install(deps, executable, ["--no-deps", "-r", str(requirements)])
+        # Ours are for another Python. They go together in our versions, if it can have them; else by the client's own
+        # list, if the index has them; else in the newest.
+        _install_first(deps, executable, [list(map(_pinned, names)), ["-r", str(requirements)], names])
     (pkg / "sitecustomize.py").write_text(SITECUSTOMIZE)
     remove_tree(fetched)
     # Hashes that are never checked: importing the client is most of a cold start.
@@ -156,6 +154,18 @@ def _applies(marker: str, minor: str) -> bool:
         "<=": have <= limit,
         ">": have > limit,
     }[match[1]]
+
+
+def _install_first(target: Path, executable: Path, choices: Sequence[list[str]]) -> None:
+    """Install the first of these that can be had."""
+    for number, choice in enumerate(choices):
+        try:
+            _install(target, executable, ["--no-deps", *choice])
+        except BuildError:
+            if number == len(choices) - 1:
+                raise
+        else:
+            return
 
 
 def _pinned(name: str) -> str:
