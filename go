@@ -14,7 +14,7 @@ usage: ./go COMMAND [ARGUMENT...]
   test          all tests on one Python (arguments go to pytest)
   check         format, lint, types, tests
   conformance   the contract's clauses x backend x Python; --require fails where one is missing
-  bench         ratios against other pools, side by side
+  bench         what is claimed, measured: all suites, or `bench localpool` and `bench emulator`
   docs          build the documentation into build/docs
   auth          log in to Modal, or say as whom (--check, --stdin, --no-input)
   nox           any other session: `./go nox -l` lists them
@@ -132,6 +132,10 @@ prepare() {
 # Runs a program in the project's environment, which is brought up to date first.
 in_env() { uv run --locked --all-packages --project "$root" "$@"; }
 
+# Several at a time, because much of what tests do is wait; those of a class or module one after the other. `-n0` is
+# one at a time, and so is whatever asks for a debugger.
+run_tests() { in_env python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadscope "$@"; }
+
 main() {
   local command=${1:-}
   [[ $# -eq 0 ]] || shift
@@ -152,11 +156,11 @@ main() {
   case $command in
     install) uv sync --locked --all-packages ;;
     demo) in_env python examples/digits/sweep.py "$@" ;;
-    test) in_env python -m pytest "$@" ;;
+    test) run_tests "$@" ;;
     check)
       in_env ruff format .
       in_env nox -s lint types
-      in_env python -m pytest "$@"
+      run_tests "$@"
       ;;
     conformance)
       rm -rf build/conformance # what was true of other code does not belong in the table

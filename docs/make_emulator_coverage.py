@@ -26,7 +26,7 @@ HEAD = """\
 
 <!-- Written by docs/make_emulator_coverage.py; edits are lost. -->
 
-Of the {total} RPCs of modal {modal}, {done} are done, {partly} partly, {no} not. *Done* means that a test that runs a real
+Of the {total} RPCs of modal {modal}, {done} are done, {partly} partly, {no} not. *Done* means that a test that runs the
 client names it; *partly*, that something of it is refused or missing, or that no test names it. All others answer
 `UNIMPLEMENTED` with a message that names the emulator and the RPC. Fields of a request that would have no effect are
 refused too, or logged with `--lenient`.

@@ -19,6 +19,8 @@ sys.path.insert(0, str(ROOT / "packages" / "mini-core" / "tests"))
 from pty_terminal import Terminal  # noqa: E402
 
 COLUMNS, ROWS = 96, 14
+PATIENCE = 280.0
+"""Seconds for half of the sweep, which takes ten on a machine that has nothing else to do."""
 # The eight colours of a terminal, and the same in bright.
 NORMAL = "484f58 ff7b72 3fb950 d29922 58a6ff bc8cff 39c5cf b1bac4"
 BRIGHT = "6e7681 ffa198 56d364 e3b341 79c0ff d2a8ff 56d4dd f0f6fc"
@@ -107,9 +109,9 @@ def main() -> None:
                 done is not None and int(done[1]) >= 18 and sum(5 < int(epoch) < 26 for epoch in inside) >= 2
             )
 
-        terminal.until(telling)
+        terminal.until(telling, PATIENCE)
         save(screenshot(terminal), pictures / "live-display.svg")
-        assert terminal.finish() == 0, "\n".join(terminal.everything)
+        assert terminal.finish(PATIENCE) == 0, "\n".join(terminal.everything)
 
 
 if __name__ == "__main__":

@@ -84,6 +84,27 @@ def test_digits_says_what_to_install_for_a_backend_that_is_not_there(copy: Path)
     assert "no-such-backend" in done.stderr
 
 
+@pytest.mark.timeout(300)
+def test_modal_hello_runs_on_the_emulator(root: Path, tmp_path: Path) -> None:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MODAL_")}
+    done = subprocess.run(
+        [
+            *[sys.executable, "-m", "modal_emulator", "run", "--"],
+            *[sys.executable, "-m", "modal", "run", root / "examples" / "modal_hello.py", "--n", "4"],
+        ],
+        cwd=tmp_path,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done
+    assert "here 16 there 16\n" in done.stdout
+    assert "mapped [0, 1, 4, 9]\n" in done.stdout
+    assert sorted(re.findall(r"^squaring (\d)", done.stdout, re.MULTILINE)) == ["0", "1", "2", "3", "4", "4"]
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_an_example_names_what_it_imports(example: Path) -> None:
     project = tomllib.loads((example / "pyproject.toml").read_text())

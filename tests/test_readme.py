@@ -131,7 +131,7 @@ def test_the_names_of_the_table_are_there() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_pictures_are_what_their_script_makes(tmp_path: Path) -> None:
     env = {name: value for name, value in os.environ.items() if name != "MINI_PROGRESS"}
     subprocess.run([sys.executable, ROOT / "docs" / "make_pictures.py", tmp_path], env=env, check=True)

@@ -1,194 +1,36 @@
-"""Child processes of the benchmark: started, asked, interrupted and cleared away, each within a time limit."""
+"""The processes that own the pools."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import select
 import shutil
-import signal
 import subprocess
-import sys
-import tempfile
-import time
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Self
 
-psutil: Any = import_module("psutil")  # for mypy, which runs where it has no types
-
-now = time.perf_counter
-
-HERE = Path(__file__).parent
-
-THAW_SECONDS = 0.3
+from ..common import child
+from ..common.child import clear_away, family, now, start
+from ..common.samples import Missing
 
 
-class Missing(Exception):
-    """A measurement that there is not; the text takes its place in the table."""
-
-
-def start(code: str, *, log: Any = subprocess.DEVNULL, **options: Any) -> subprocess.Popen[bytes]:
-    """Start a Python that runs `code`, in a session of its own, as a terminal's Ctrl-C finds it."""
-    # Nothing of what Python may be told, for instance to compile modules anew each time.
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    environment = {**inherited, "PYTHONPATH": str(HERE.parent), "PYTHONSAFEPATH": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", code],
-        env=environment,
-        stderr=log,
-        stdout=log,
-        start_new_session=True,
-        **options,
-    )
-
-
-def family(pid: int) -> list[Any]:
-    """A process and all that it has started, as they are now."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        parent = psutil.Process(pid)
-        return [parent, *parent.children(recursive=True)]
-    return []
-
-
-def clear_away(processes: list[Any]) -> None:
-    """Kill what is left of these processes."""
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()  # knows a process from another that has got its number
-    psutil.wait_procs(processes, timeout=5)
-
-
-def lives(process: Any) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    return False
-
-
-class Driver:
-    """A process that owns the pool `name` and measures when asked.
-
-    A driver that has once been too late or has died is given up: it answers nothing more.
-    """
+class Driver(child.Driver):
+    """A process that owns the pool `name` and measures when asked."""
 
     def __init__(self, name: str) -> None:
-        self.name = name
-        self.gone: str | None = None
-        self.log = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as the driver)
-        receive, send = os.pipe()
-        code = f"from localpool.driver import main; main({name!r}, {send})"
-        self.process = start(code, log=self.log, stdin=subprocess.PIPE, pass_fds=(send,))
-        os.close(send)
-        self._replies = receive
-        self._seen: dict[int, Any] = {}
-        """All processes that there were after an order: to find those that have left the family since."""
-
-    def ask(self, scenario: str, limit: float, **parameters: Any) -> dict[str, Any]:
-        """Have it measure something. Raises Missing if there is nothing to be had within `limit` seconds."""
-        self.order(scenario, **parameters)
-        line = self._line(limit)
-        if not line:
-            self.gone = f"hangs (> {limit:.0f} s)" if self.process.poll() is None else "its process died"
-            self.end(limit=0)
-            raise Missing(self.gone)
-        self._remember()
-        reply: dict[str, Any] = json.loads(line)
-        if "result" in reply:
-            result: dict[str, Any] = reply["result"]
-            return result
-        raise Missing(reply.get("absent") or "failed: " + reply["failed"])
-
-    def order(self, scenario: str, **parameters: Any) -> None:
-        """Have it begin something, without waiting."""
-        if self.gone:
-            raise Missing(self.gone)
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(json.dumps({"scenario": scenario, **parameters}).encode() + b"\n")
-            self.process.stdin.flush()
-
-    def freeze(self) -> None:
-        """Stop it and all that it has started, so that they take nothing of the machine until `thaw`."""
-        self._remember()
-        self._signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Let it go on, with a moment for what its timers have missed."""
-        self._signal(signal.SIGCONT)
-        time.sleep(THAW_SECONDS)
-
-    def _signal(self, number: signal.Signals) -> None:
-        for process in self._seen.values():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(number)
-
-    def interrupt(self, limit: float) -> tuple[float, float]:
-        """Press Ctrl-C. The seconds until the driver has ended, and until all that it had started has.
-
-        What takes longer than `limit` is reported as infinite, and killed.
-        """
-        self._remember()
-        processes = list(self._seen.values())
-        begin = now()
-        os.killpg(self.process.pid, signal.SIGINT)
-        parent = every = float("inf")
-        while (elapsed := now() - begin) < limit:
-            if parent > limit and self.process.poll() is not None:
-                parent = elapsed
-            if parent < limit and not any(map(lives, processes)):
-                every = elapsed
-                break
-            time.sleep(0.001)
-        self.end(limit=0)
-        return parent, every
-
-    def _remember(self) -> None:
-        for process in family(self.process.pid):
-            self._seen.setdefault(process.pid, process)
+        super().__init__(f"from benchmarks.localpool.driver import main; main({name!r}, {{replies}})")
 
     def end(self, limit: float = 15.0) -> None:
-        """Let it close its pool and end, and kill what has not ended by then. Idempotent."""
-        if self._replies < 0:
-            return
-        self.gone = self.gone or "ended"
-        self._remember()
-        self._signal(signal.SIGCONT)
-        if self.process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                self.process.stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(limit)
-        clear_away(list(self._seen.values()))
-        self.process.wait()
+        super().end(limit)
         for folder in Path("/dev/shm").glob(f"joblib_memmapping_folder_{self.process.pid}_*"):
             shutil.rmtree(folder, ignore_errors=True)  # joblib's, which a killed process leaves
-        os.close(self._replies)
-        self._replies = -1
-        self.log.close()
-
-    def _line(self, limit: float) -> bytes:
-        line, end = b"", now() + limit
-        while not line.endswith(b"\n"):
-            ready, _, _ = select.select([self._replies], [], [], max(0.0, end - now()))
-            got = os.read(self._replies, 65536) if ready else b""
-            if not got:
-                return b""
-            line += got
-        return line
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.end()
 
 
 def seconds_to_first_result(name: str, limit: float = 60.0) -> float:
     """From the start of a new interpreter to the first result of a pool."""
     receive, send = os.pipe()
     begin = now()
-    code = f"from localpool.driver import first_result; first_result({name!r}, {send})"
+    code = f"from benchmarks.localpool.driver import first_result; first_result({name!r}, {send})"
     process = start(code, pass_fds=(send,))
     os.close(send)
     try:
@@ -204,12 +46,3 @@ def seconds_to_first_result(name: str, limit: float = 60.0) -> float:
         os.close(receive)
         clear_away(family(process.pid))
         process.wait()
-
-
-def seconds_of(code: str) -> float:
-    """How long a new interpreter takes that only runs `code`."""
-    begin = now()
-    process = start(code)
-    if process.wait(60):
-        raise Missing("failed")
-    return now() - begin

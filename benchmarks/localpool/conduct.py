@@ -6,15 +6,16 @@ are stopped (SIGSTOP): Ray's and dask's dozen processes take some per cent of tw
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .child import Driver, Missing, seconds_of, seconds_to_first_result
+from ..common.child import seconds_of
+from ..common.samples import Missing, Samples, say, take_rounds
+from .child import Driver, seconds_to_first_result
 from .pools import MODULES, WORKERS
 
 Result = dict[str, Any]
@@ -40,27 +41,6 @@ FULL = Effort(rounds=7, seconds=1.0, closures=10_000, maps=200)
 QUICK = Effort(rounds=2, seconds=0.3, closures=1_000, maps=50)
 
 
-@dataclass
-class Samples:
-    """What has been measured: by measure and pool, a value for each round, or why there is none."""
-
-    values: dict[str, dict[str, dict[int, float]]] = field(default_factory=dict)
-    missing: dict[str, dict[str, str]] = field(default_factory=dict)
-
-    def add(self, measure: str, pool: str, turn: int, value: float) -> None:
-        self.values.setdefault(measure, {}).setdefault(pool, {})[turn] = value
-
-    def miss(self, measure: str, pool: str, why: str) -> None:
-        self.missing.setdefault(measure, {})[pool] = why
-
-    def of(self, measure: str, pool: str) -> dict[int, float]:
-        return self.values.get(measure, {}).get(pool, {})
-
-    def why(self, measure: str, pool: str) -> str:
-        """Why there is no value; empty if nobody knows."""
-        return self.missing.get(measure, {}).get(pool, "")
-
-
 class Bench:
     """One run of the benchmark over the pools called `names`."""
 
@@ -74,7 +54,7 @@ class Bench:
         """Measure, first what needs fresh processes, so that no idle pool is there meanwhile."""
         try:
             for name in scenarios:
-                self._say(name)
+                say(name)
                 SCENARIOS[name](self)
         finally:
             for driver in self._drivers.values():
@@ -188,25 +168,7 @@ class Bench:
     def _rounds(
         self, measure: str, names: Sequence[str], sample: Callable[[str], Result], rounds: int | None = None
     ) -> None:
-        """Take a sample of each name in each round, which begins with another name each time.
-
-        One that has no figures is left out from then on.
-        """
-        rounds = rounds or self.effort.rounds
-        for turn in range(rounds):
-            shift = turn % len(names)
-            for name in [*names[shift:], *names[:shift]]:
-                if self.samples.why(measure, name):
-                    continue
-                self._say(f"{measure} {turn + 1}/{rounds} {name}")
-                try:
-                    result = sample(name)
-                except Missing as exc:
-                    self.samples.miss(measure, name, str(exc))
-                    continue
-                for key, value in result.items():
-                    self.samples.add(f"{measure}.{key}", name, turn, value)
-        self._say("")
+        take_rounds(self.samples, measure, names, sample, rounds or self.effort.rounds)
 
     def _ask(self, name: str, scenario: str, **parameters: Any) -> dict[str, Any]:
         driver = self._driver(name)
@@ -231,10 +193,6 @@ class Bench:
             rate = self._ask(name, "tiny", calls=trial, chunk=chunk)["rate"]
             trial = int(min(500_000, max(trial, rate * self.effort.seconds)))
         return trial
-
-    def _say(self, what: str) -> None:
-        if sys.stderr.isatty():
-            print(f"\r\033[K{what}", end="", file=sys.stderr, flush=True)
 
 
 SCENARIOS: dict[str, Callable[[Bench], None]] = {

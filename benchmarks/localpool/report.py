@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import math
-import os
-import platform
-import statistics
-from collections.abc import Callable, Iterable
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-
-from .conduct import FLOOR, POOLS, Effort, Samples
+from ..common.report import Column, subject_table, summary, target_table, verdicts
+from ..common.samples import Samples
+from ..common.targets import number
+from .conduct import FLOOR, POOLS, Effort
 from .pools import WORKERS
-from .targets import TARGETS, Verdict, number
+from .targets import TARGETS
 
 DISTRIBUTIONS = (
     "mini-core", "cloudpickle", "dask", "distributed", "joblib", "loky", "mpire", "numpy", "pebble", "ray",
@@ -36,27 +30,6 @@ COMPARED = [
 ]
 
 
-def verdicts(samples: Samples, scenarios: Iterable[str]) -> list[Verdict]:
-    chosen = set(scenarios)
-    return [target.judge(samples) for target in TARGETS if target.scenario in chosen]
-
-
-def target_table(found: list[Verdict]) -> str:
-    """A row for each target, in Markdown."""
-    rows = [["target", "bound", "measured", "spread", "verdict"]]
-    for verdict in found:
-        target = verdict.target
-        unit = target.unit if target.unit in ("", "×") else " " + target.unit
-        row = [target.what, f"{target.sign} {number(target.bound)}{unit}"]
-        if verdict.values:
-            spread = f"{number(min(verdict.values))} – {number(max(verdict.values))}"
-            row += [number(verdict.median) + unit, spread if len(verdict.values) > 1 else "", verdict.word]
-        else:
-            row += ["", "", verdict.word]
-        rows.append(row)
-    return _markdown(rows)
-
-
 def _rate(value: float) -> str:
     if value >= 999_500:
         return f"{value / 1e6:.2f}M"
@@ -67,7 +40,7 @@ def _ms(value: float) -> str:
     return f"{value * 1000:.3g}"
 
 
-COLUMNS: list[tuple[str, str, Callable[[float], str]]] = [
+COLUMNS: list[Column] = [
     ("tiny calls/s, default", "tiny.rate", _rate),
     ("… best chunk", "chunked.rate", _rate),
     ("(size)", "chunked.chunk", number),
@@ -92,51 +65,17 @@ COLUMNS: list[tuple[str, str, Callable[[float], str]]] = [
 
 def pool_table(samples: Samples) -> tuple[str, list[str]]:
     """Medians, a row for each measure and a column for each pool; and notes on what there is no figure of."""
-    names = [*POOLS, FLOOR]
-    rows, notes, numbers = [["", *names]], [], dict[str, int]()
-    for title, measure, show in COLUMNS:
-        row = [title]
-        for name in names:
-            values = samples.of(measure, name).values()
-            why = samples.why(measure.split(".")[0], name)
-            text = show(statistics.median(values)) if values else "–" if why else ""
-            if why:
-                note = f"{name}: {why}"
-                mark = numbers.setdefault(note, len(numbers) + 1)
-                text += f" [{mark}]"
-            row.append(text)
-        if any(row[1:]):
-            rows.append(row)
-    notes = [f"[{mark}] {note}" for note, mark in numbers.items()]
-    return _markdown(rows), notes
-
-
-def machine() -> list[str]:
-    """What the figures were measured on and with."""
-    found = []
-    for name in DISTRIBUTIONS:
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            found.append(f"{name} not installed")
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
-    hardware = f"{_processor()}, {_cores()} cores, {platform.system()} {platform.release().split('-')[0]}"
-    return [
-        f"Date: {dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC.",
-        f"Machine: {hardware}; load average {load:.1f} when the run began.",
-        f"Versions: {platform.python_implementation()} {platform.python_version()}, {', '.join(found)}.",
-    ]
+    return subject_table(samples, COLUMNS, [*POOLS, FLOOR])
 
 
 def page(samples: Samples, scenarios: list[str], effort: Effort, where: list[str], seconds: float) -> str:
     """docs/benchmarks.md."""
-    found = verdicts(samples, scenarios)
-    missed = [verdict for verdict in found if not verdict.met]
+    found = verdicts(TARGETS, samples, scenarios)
     table, notes = pool_table(samples)
     lines = [
         "# Benchmarks of the local pool",
         "",
-        "<!-- Written by `./go bench --write-docs`; edits are lost. -->",
+        "<!-- Written by `./go bench localpool --write-docs`; edits are lost. -->",
         "",
         *(f"- {line}" for line in where),
         f"- {effort.rounds} rounds (half as many of what takes long), {WORKERS} workers, {seconds / 60:.0f} minutes.",
@@ -145,10 +84,12 @@ def page(samples: Samples, scenarios: list[str], effort: Effort, where: list[str
         "",
         "## Targets",
         "",
-        f"{len(found) - len(missed)} of {len(found)} are met." + (" Missed:" if missed else ""),
-        "",
-        *(f"- **{_full(verdict, found)}**: {_measured(verdict)}" for verdict in missed),
-        *([""] if missed else []),
+        *summary(found),
+        *(
+            ["[Why](explanation/local-pool.md#what-it-misses-and-why), with a profile of each.", ""]
+            if any(not verdict.met for verdict in found)
+            else []
+        ),
         target_table(found),
         "",
         *READINGS,
@@ -163,45 +104,3 @@ def page(samples: Samples, scenarios: list[str], effort: Effort, where: list[str
         "",
     ]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def _full(verdict: Verdict, found: list[Verdict]) -> str:
-    """What a target is about, also where its row leans on the one above."""
-    what = verdict.target.what
-    if what.startswith("…"):
-        before = found[: found.index(verdict)]
-        head = next(v.target.what for v in reversed(before) if not v.target.what.startswith("…"))
-        what = head.partition(":")[0] + what.removeprefix("…")
-    return what
-
-
-def _measured(verdict: Verdict) -> str:
-    target = verdict.target
-    if not verdict.values:
-        return f"no figure: {verdict.why}"
-    unit = target.unit if target.unit in ("", "×") else " " + target.unit
-    return f"{number(verdict.median)}{unit}, bound {target.sign} {number(target.bound)}{unit}"
-
-
-def _markdown(rows: list[list[str]]) -> str:
-    """A table in Markdown whose columns also line up as plain text."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in rows
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.machine()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -139,9 +139,9 @@ class Terminal:
             before = len(self.raw)
             self.read(0.5)
 
-    def until(self, seen: Callable[[], bool]) -> None:
+    def until(self, seen: Callable[[], bool], patience: float = PATIENCE) -> None:
         """Read until `seen()`; what is asked for has to come up before the program ends."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + patience
         while not seen():
             going = self.read(1.0)
             assert going or seen(), "the program has ended; the screen:\n" + "\n".join(self.lines)
@@ -164,9 +164,9 @@ class Terminal:
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.screen.resize(rows, columns)
 
-    def finish(self) -> int:
+    def finish(self, patience: float = PATIENCE) -> int:
         """Read until the program and all that it left in this terminal has ended; its exit status."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + patience
         while self.read(1.0):
             assert time.monotonic() < deadline, "it does not end; the screen:\n" + "\n".join(self.lines)
         self._shell.wait()

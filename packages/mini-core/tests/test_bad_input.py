@@ -31,8 +31,9 @@ def alive() -> set[int]:
 
 
 def check_usable(app: LocalApparatus) -> None:
-    assert app.run(square, 3) == 9
-    assert list(app.map(square, range(50))) == [x * x for x in range(50)]
+    # Not with a function of this module: each new worker would import it, with all that it imports.
+    assert app.run(pow, 3, 2) == 9
+    assert list(app.map(pow, range(50), [2] * 50)) == [x * x for x in range(50)]
 
 
 @pytest.fixture
@@ -45,11 +46,20 @@ def processes(tmp_path: Path) -> Iterator[LocalApparatus]:
     assert (alive(), threading.active_count()) == before
 
 
-@pytest.fixture(params=["process", "thread", "inline"])
-def app(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocalApparatus]:
-    with LocalApparatus("bad-input", max_workers=2, data_dir=tmp_path / "data", workers=request.param) as app:
+@pytest.fixture(scope="module", params=["process", "thread", "inline"])
+def long_lived(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LocalApparatus]:
+    data_dir = tmp_path_factory.mktemp("data")
+    with LocalApparatus("bad-input", max_workers=2, data_dir=data_dir, workers=request.param) as app:
         yield app
-        check_usable(app)
+
+
+@pytest.fixture
+def app(long_lived: LocalApparatus) -> Iterator[LocalApparatus]:
+    """An apparatus that must be usable after whatever the test does to it. All of them have the same."""
+    yield long_lived
+    check_usable(long_lived)
 
 
 def run_script(script: str, *args: object, timeout: float = 60) -> list[str]:
@@ -237,8 +247,14 @@ def test_an_argument_of_2_gib(processes: LocalApparatus, kind: str) -> None:
     """More than fits a signed 32-bit number, and more than the kernel moves in one call."""
     data = np.ones(MORE_THAN_2_GIB, np.uint8) if kind == "array" else b"\1" * MORE_THAN_2_GIB
     assert processes.run(lambda data: (len(data), int(data[-1])), data) == (MORE_THAN_2_GIB, 1)
-    check_usable(processes)
-    # As a constant it is sent to each worker once, and the calls do not wait for each other.
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(available_memory() < 14 << 30, reason="needs 14 GiB of free memory")
+def test_a_constant_of_2_gib(processes: LocalApparatus) -> None:
+    """It is sent to each worker once, and the calls do not wait for each other."""
+    data = np.ones(MORE_THAN_2_GIB, np.uint8)
     calls = processes.map(lambda i, data: i + int(data[-1]), range(3), kwargs={"data": data})
     assert list(calls) == [1, 2, 3]
 

@@ -84,6 +84,7 @@ def read(results: Path) -> Outcomes:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: f"{broken.clause}-{broken.name}")
 def test_it_is_caught_by_the_clause_meant_for_it(outcomes: Outcomes, broken: Broken) -> None:
     outcome = outcomes[f"Test{broken.name}", broken.test]
@@ -91,6 +92,7 @@ def test_it_is_caught_by_the_clause_meant_for_it(outcomes: Outcomes, broken: Bro
     assert re.search(broken.says, outcome.failure), outcome.failure
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.name)
 def test_it_is_sound_otherwise(outcomes: Outcomes, broken: Broken) -> None:
     for test in others(broken):
@@ -99,6 +101,7 @@ def test_it_is_sound_otherwise(outcomes: Outcomes, broken: Broken) -> None:
         assert not outcome.errors, outcome.errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["process", "thread"])
 def test_a_sound_one_passes_the_same_tests(outcomes: Outcomes, workers: str) -> None:
     suite = "TestSound" + workers.capitalize()

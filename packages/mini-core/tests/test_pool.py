@@ -17,6 +17,7 @@ from typing import Any
 import mini
 import numpy as np
 import pytest
+from mini.conformance.probes import Gate, Tally, until
 from mini.inputs import Source
 from mini.wire import PackedRows
 
@@ -27,23 +28,11 @@ def app(tmp_path: Path) -> Iterator[mini.LocalApparatus]:
         yield app
 
 
-def log_execution(path: Path, index: int) -> None:
-    """Append one line, atomically, so that executions can be counted whatever dies afterwards."""
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(fd, b"%d\n" % index)
-    os.close(fd)
+# What workers call is not in this module: each new one would import it, with all that it imports.
 
 
-def executions(path: Path) -> Counter[int]:
-    return Counter(map(int, path.read_text().split()))
-
-
-def wait_for(path: Path, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not path.exists():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{path} did not appear")
-        time.sleep(0.005)
+def executions(log: Tally) -> Counter[int]:
+    return Counter(map(int, log.read()))
 
 
 def alive(pid: int) -> bool:
@@ -65,10 +54,10 @@ def until_dead(pids: list[int], seconds: float) -> list[int]:
 def test_a_dead_worker_costs_one_call_and_nothing_runs_twice(
     app: mini.LocalApparatus, tmp_path: Path, chunk: int
 ) -> None:
-    log = tmp_path / "log"
+    log = Tally(str(tmp_path / "log"))
 
     def work(i: int) -> int:
-        log_execution(log, i)
+        log.add(i)
         if i in (150, 151, 380):
             os.kill(os.getpid(), signal.SIGKILL)
         return i
@@ -119,12 +108,12 @@ def test_results_of_every_kind_survive_the_death_of_their_worker(app: mini.Local
 def test_random_kills_from_outside_lose_only_the_calls_that_ran(
     app: mini.LocalApparatus, tmp_path: Path
 ) -> None:
-    log, pids = tmp_path / "log", tmp_path / "pids"
+    log, pids = Tally(str(tmp_path / "log")), Tally(str(tmp_path / "pids"))
     random.seed(1)
 
     def work(i: int) -> int:
-        log_execution(log, i)
-        log_execution(pids, os.getpid())
+        log.add(i)
+        pids.add(os.getpid())
         end = time.perf_counter() + 0.0005
         while time.perf_counter() < end:
             pass
@@ -151,11 +140,11 @@ def test_random_kills_from_outside_lose_only_the_calls_that_ran(
 
 def test_a_straggler_holds_up_nothing_but_itself(app: mini.LocalApparatus, tmp_path: Path) -> None:
     """Calls before it in its group are handed out, calls after it are given to other workers."""
-    release = tmp_path / "release"
+    release = Gate(str(tmp_path / "release"), patience=60)
 
     def work(i: int) -> int:
         if i == 1500:
-            wait_for(release)
+            release.wait()
         return i
 
     seen = set()
@@ -163,15 +152,15 @@ def test_a_straggler_holds_up_nothing_but_itself(app: mini.LocalApparatus, tmp_p
         seen.add(result)
         if len(seen) == 2999:
             assert 1500 not in seen
-            release.touch()
+            release.open()
     assert seen == set(range(3000))
 
 
 def test_stolen_calls_run_once(app: mini.LocalApparatus, tmp_path: Path) -> None:
-    log = tmp_path / "log"
+    log = Tally(str(tmp_path / "log"))
 
     def work(i: int) -> int:
-        log_execution(log, i)
+        log.add(i)
         if i % 97 == 0:
             time.sleep(0.05)  # an uneven load, not a wait for anything
         return i
@@ -235,10 +224,10 @@ def test_a_result_is_a_snapshot(app: mini.LocalApparatus) -> None:
 
 
 def test_a_timeout_ends_one_call_of_a_group(app: mini.LocalApparatus, tmp_path: Path) -> None:
-    log = tmp_path / "log"
+    log = Tally(str(tmp_path / "log"))
 
     def work(i: int) -> int:
-        log_execution(log, i)
+        log.add(i)
         if i in (300, 700):
             time.sleep(60)
         return i
@@ -281,7 +270,7 @@ def test_the_consumer_may_stop_for_a_while(app: mini.LocalApparatus, tmp_path: P
         return i
 
     results = app.w(chunk=1, window=20).map(work, list(range(100)))
-    wait_for(marks / "19")
+    until((marks / "19").exists, 60)
     assert next(results) == 0
     assert len(list(marks.iterdir())) <= 21
     results.close()

@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from mini.errors import MiniError, OptionError, VolumePathError
 from mini.staging import RESERVED, STALE, copy, staging
+from mini.twins import Stopped, pause
 from mini.volume import DirectoryVolume, Source, Volume, VolumeEntry, clean_path
 
 
@@ -905,15 +906,25 @@ def test_a_cancelled_upload_does_not_copy_on(volume: DirectoryVolume, tmp_path: 
     assert time.monotonic() - began < 5, "8 GiB take longer than that"
 
 
+class SlowToStop(Slow):
+    """One whose reads go on when they are asked to stop, and not before."""
+
+    def _fetch(self, path: PurePosixPath, file: BinaryIO) -> None:
+        file.write(b"half")
+        self.reached.set()
+        with suppress(Stopped):
+            pause(60)
+        file.write(b"the rest")
+
+
 def test_a_loop_that_ends_with_a_transfer_leaves_no_thread(tmp_path: Path) -> None:
-    volume = Slow(tmp_path / "volume")
+    volume = SlowToStop(tmp_path / "volume")
     volume.write_bytes("f", b"1")
     before = threading.active_count()
 
     async def use() -> None:
         waiting = asyncio.create_task(volume.adownload("f", tmp_path / "copy"))
         await asyncio.to_thread(volume.reached.wait)
-        asyncio.get_running_loop().call_soon(volume.go.set)
         assert not waiting.done()
 
     asyncio.run(use())

@@ -11,7 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from commands import EMULATOR, PYTHON, outside, read_until, run, started, wait_until_gone
+from commands import EMULATOR, MODAL, PYTHON, outside, read_until, run, started, wait_until_gone
+from modal_emulator import Emulator
+from modal_emulator.runtime.layers import LayerCache, Meta
 
 RUN = [*EMULATOR, "run", "--"]
 
@@ -268,6 +270,81 @@ class TestLogs:
         done = run(*EMULATOR, "logs", env=env)
         assert done.returncode == 1
         assert f"no server answers at {url}" in done.stderr
+
+
+class TestImages:
+    @pytest.fixture
+    def cache(self, tmp_path: Path) -> Path:
+        """A cache with two images, of which one was last used long ago."""
+        layers = LayerCache(tmp_path / "namespaces")
+        for key, line in {"a" * 32: "RUN one", "b" * 32: "RUN other"}.items():
+            stage = layers.stage()
+            (stage.path / "file").write_bytes(bytes(5000))
+            layers.publish(stage, Meta(key=key, lines=["FROM base", line], python="3.12"))
+        os.utime(tmp_path / "namespaces" / "layers" / ("a" * 32) / "meta.json", (86400, 86400))
+        return tmp_path
+
+    def keys(self, cache: Path) -> list[str]:
+        done = run(*EMULATOR, "images", f"--cache={cache}")
+        assert done.returncode == 0, done
+        header, *rows = done.stdout.splitlines()
+        assert header.split() == ["KEY", "PYTHON", "SIZE", "LAST", "USED", "LAST", "LINE"]
+        return [row.split()[0] for row in rows]
+
+    def test_they_are_listed_the_oldest_first(self, cache: Path) -> None:
+        assert self.keys(cache) == ["a" * 16, "b" * 16]
+        rows = run(*EMULATOR, "images", f"--cache={cache}").stdout.splitlines()
+        assert "3.12    5 kB" in rows[1]
+        assert rows[2].endswith("RUN other")
+
+    def test_those_not_used_for_long_are_removed(self, cache: Path) -> None:
+        done = run(*EMULATOR, "prune", "--older-than=30", f"--cache={cache}")
+        assert done.stdout == "removed 1 images, 5 kB\n"
+        assert self.keys(cache) == ["b" * 16]
+
+    def test_all_are_removed(self, cache: Path) -> None:
+        assert run(*EMULATOR, "prune", "--all", f"--cache={cache}").returncode == 0
+        assert self.keys(cache) == []
+
+    @pytest.mark.parametrize("options", [[], ["--all", "--older-than=3"], ["--older-than=-1"]])
+    def test_what_is_to_be_removed_has_to_be_said(self, cache: Path, options: list[str]) -> None:
+        assert run(*EMULATOR, "prune", f"--cache={cache}", *options).returncode == 2
+        assert len(self.keys(cache)) == 2
+
+
+class TestLogsOfApps:
+    def test_they_are_shown_by_app_and_marked_with_its_name(
+        self, modal_emulator: Emulator, tmp_path: Path
+    ) -> None:
+        (tmp_path / "talk.py").write_text(TALK)
+        done = run(*MODAL, "run", "talk.py", env=modal_emulator.environ, cwd=tmp_path)
+        assert done.returncode == 0, done
+        done = run(*EMULATOR, "logs", "talker", env=modal_emulator.environ)
+        assert (done.stdout, done.stderr) == ("one\ntwo\n", "error\n")
+        done = run(*EMULATOR, "logs", env=modal_emulator.environ)
+        assert "[talker] one\n[talker] two\n" in done.stdout
+        done = run(*EMULATOR, "logs", "--follow", "talker", env=modal_emulator.environ)
+        assert done.stdout == "one\ntwo\n"
+        done = run(*EMULATOR, "logs", "nobody", env=modal_emulator.environ)
+        assert (done.returncode, done.stderr.split(":")[1]) == (1, " there is no app 'nobody'")
+
+
+TALK = """
+import sys
+import modal
+
+app = modal.App("talker")
+
+@app.function()
+def talk():
+    print("one")
+    print("error", file=sys.stderr)
+    print("two")
+
+@app.local_entrypoint()
+def main():
+    talk.remote()
+"""
 
 
 def parse(exports: str) -> dict[str, str]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from pathlib import Path
 
 import modal
 import pytest
 from conftest import Plane, connected, serving
-from hypothesis import settings as hypothesis_settings, strategies as st
+from covers import covers
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from modal.exception import AlreadyExistsError, InvalidError, NotFoundError, RequestSizeError
 from modal_emulator.services import dicts
@@ -25,13 +28,13 @@ class DictMachine(RuleBasedStateMachine):
 
     @initialize()
     def make(self) -> None:
-        self.manager = modal.Dict.ephemeral(client=self.client)
-        self.real = self.manager.__enter__()
+        self.stack = contextlib.ExitStack()
+        self.real = self.stack.enter_context(modal.Dict.ephemeral(client=self.client))
         self.model: dict[object, object] = {}
 
     def teardown(self) -> None:
-        if hasattr(self, "manager"):
-            self.manager.__exit__(None, None, None)
+        if hasattr(self, "stack"):
+            self.stack.close()
 
     @rule(key=KEYS, value=VALUES)
     def put(self, key: object, value: object) -> None:
@@ -82,6 +85,16 @@ class DictMachine(RuleBasedStateMachine):
         assert sorted(map(repr, self.real.values())) == sorted(map(repr, self.model.values()))
 
 
+@covers(
+    "DictGetOrCreate",
+    "DictUpdate",
+    "DictGet",
+    "DictPop",
+    "DictContains",
+    "DictClear",
+    "DictLen",
+    "DictContents",
+)
 def test_a_dict_does_what_a_dict_does(client: modal.Client) -> None:
     DictMachine.client = client
     DictMachine.TestCase.settings = hypothesis_settings(
@@ -90,6 +103,7 @@ def test_a_dict_does_what_a_dict_does(client: modal.Client) -> None:
     DictMachine.TestCase().runTest()
 
 
+@covers("DictGetOrCreate", "DictGetById")
 def test_a_name_finds_the_same_dict(client: modal.Client, name: str) -> None:
     modal.Dict.from_name(name, create_if_missing=True, client=client)["key"] = "value"
     found = modal.Dict.from_name(name, client=client)
@@ -123,6 +137,7 @@ def test_create_fails_if_it_exists(client: modal.Client, name: str) -> None:
     modal.Dict.objects.create(name, allow_existing=True, client=client)
 
 
+@covers("DictDelete")
 def test_a_deleted_dict_is_gone(client: modal.Client, name: str) -> None:
     handle = modal.Dict.from_name(name, create_if_missing=True, client=client)
     handle["key"] = 1
@@ -132,6 +147,7 @@ def test_a_deleted_dict_is_gone(client: modal.Client, name: str) -> None:
     assert modal.Dict.from_name(name, create_if_missing=True, client=client).len() == 0
 
 
+@covers("DictList")
 def test_lists_come_in_pages_newest_first(client: modal.Client) -> None:
     names = [f"page-{number}" for number in range(105)]
     for name in names:
@@ -187,13 +203,13 @@ def test_dicts_survive_a_restart(tmp_path: Path) -> None:
     model: dict[object, object] = {number: random.randbytes(number) for number in range(30)}
     for _ in range(3):
         work = tmp_path / f"work{random.random()}"
-        with serving(Settings(work=work, state=tmp_path / "state")) as plane:
-            with connected(plane.environ) as client:
-                handle = modal.Dict.from_name("kept", create_if_missing=True, client=client)
-                if handle.len():
-                    assert dict(handle.items()) == model
-                else:
-                    handle.update(model)
-                first = next(iter(model))
-                assert handle.pop(first) == model.pop(first)
-                handle["again"] = model["again"] = random.random()
+        settings = Settings(work=work, state=tmp_path / "state")
+        with serving(settings) as plane, connected(plane.environ) as client:
+            handle = modal.Dict.from_name("kept", create_if_missing=True, client=client)
+            if handle.len():
+                assert dict(handle.items()) == model
+            else:
+                handle.update(model)
+            first = next(iter(model))
+            assert handle.pop(first) == model.pop(first)
+            handle["again"] = model["again"] = random.random()

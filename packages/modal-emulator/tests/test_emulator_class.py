@@ -23,6 +23,10 @@ def answers(emulator: Emulator) -> bool:
         return client.connect_ex(("127.0.0.1", int(emulator.url.rpartition(":")[2]))) == 0
 
 
+def runs(emulator: Emulator) -> bool:
+    return emulator.running
+
+
 def create(emulator: Emulator, environment: str) -> None:
     ask(emulator, "EnvironmentCreate", api_pb2.EnvironmentCreateRequest(name=environment))
 
@@ -53,7 +57,7 @@ class TestLife:
             assert emulator.start() is emulator
             assert emulator.pid == pid
         wait_until_gone(pid)
-        assert emulator.running is False
+        assert not runs(emulator)
         assert not answers(emulator)
         assert not work.exists()
         assert repr(emulator) == "<Emulator, not running>"

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import program
 import pytest
-from modal_emulator import Emulator
+from covers import covers
+
+# A whole program runs before the first test, on machines that may have much else to do.
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
-def said(server: Emulator) -> dict[str, Any]:
-    return program.run("failures.py", server.environ).check()
+def said(environ: Mapping[str, str]) -> dict[str, Any]:
+    return program.run("failures.py", environ).check()
 
 
 def test_a_call_is_retried_until_it_succeeds(said: dict[str, Any]) -> None:
@@ -32,6 +36,7 @@ def test_a_get_that_times_out_leaves_the_call_alone(said: dict[str, Any]) -> Non
     assert said["get with timeout"][0] == "TimeoutError"
 
 
+@covers("FunctionCallCancel", "ContainerHeartbeat")
 def test_a_cancelled_call_raises(said: dict[str, Any]) -> None:
     kind, message = said["cancelled"]
     assert kind == "RemoteError"
@@ -49,7 +54,8 @@ def test_a_call_survives_the_end_of_its_container(said: dict[str, Any]) -> None:
     assert said["died once"] == 3
 
 
-def test_a_function_that_cannot_be_imported_fails_its_calls(server: Emulator) -> None:
-    ran = program.run("broken_import.py", server.environ)
+@covers("TaskResult")
+def test_a_function_that_cannot_be_imported_fails_its_calls(environ: Mapping[str, str]) -> None:
+    ran = program.run("broken_import.py", environ)
     assert ran.code != 0
     assert "ImportError: only at home" in ran.err

@@ -8,11 +8,14 @@ from pathlib import Path
 import modal
 import pytest
 from conftest import Plane, connected, serving
+from covers import covers
 from grpclib import GRPCError
 from modal.exception import AlreadyExistsError, InvalidError, NotFoundError
 from modal_emulator.settings import Settings
+from modal_proto import api_pb2
 
 
+@covers("SecretGetOrCreate", "SecretGetInfo")
 def test_secrets_by_name(client: modal.Client, plane: Plane, name: str) -> None:
     modal.Secret.objects.create(name, {"A": "1", "B": "two"}, client=client)
     found = modal.Secret.from_name(name, required_keys=["A"], client=client).hydrate()
@@ -22,9 +25,10 @@ def test_secrets_by_name(client: modal.Client, plane: Plane, name: str) -> None:
     with pytest.raises(AlreadyExistsError):
         modal.Secret.objects.create(name, {}, client=client)
     modal.Secret.objects.create(name, {"C": ""}, allow_existing=True, client=client)
-    assert found.info(refresh=True).name == name
-    assert found._get_keys(refresh=True) == {"A", "B"}
-    assert found.info().last_used is not None
+    if "last_used_at" in api_pb2.SecretMetadata.DESCRIPTOR.fields_by_name:  # a client since 1.6.4
+        assert found.info(refresh=True).name == name
+        assert found._get_keys(refresh=True) == {"A", "B"}
+        assert found.info().last_used is not None
 
 
 def test_missing_keys_are_named(client: modal.Client, name: str) -> None:
@@ -36,6 +40,7 @@ def test_missing_keys_are_named(client: modal.Client, name: str) -> None:
         modal.Secret.from_name("missing", client=client).hydrate()
 
 
+@covers("SecretUpdate")
 def test_an_update_adds_and_overwrites(client: modal.Client, plane: Plane, name: str) -> None:
     modal.Secret.objects.create(name, {"A": "1", "B": "2"}, client=client)
     found = modal.Secret.from_name(name, client=client).hydrate()
@@ -51,6 +56,7 @@ def test_overwriting_keeps_the_id(client: modal.Client, plane: Plane, name: str)
     assert plane.call(lambda: plane.secrets.env([again])) == {"B": "2"}
 
 
+@covers("SecretGetOrCreate")
 def test_secrets_without_a_name(client: modal.Client, plane: Plane, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("FROM_FILE='of a file'\nEMPTY=\n")
     one = modal.Secret.from_dict({"A": "1", "FROM_FILE": "no", "NOT": None}).hydrate(client)
@@ -60,6 +66,7 @@ def test_secrets_without_a_name(client: modal.Client, plane: Plane, tmp_path: Pa
     assert modal.Secret._from_id(two.object_id, client=client).hydrate()._get_keys() == {"FROM_FILE", "EMPTY"}
 
 
+@covers("SecretDelete")
 def test_deleted_secrets_are_gone_from_disk(client: modal.Client, plane: Plane, name: str) -> None:
     modal.Secret.objects.create(name, {"A": "1"}, client=client)
     found = modal.Secret.from_name(name, client=client).hydrate()
@@ -93,8 +100,8 @@ def test_what_cannot_be_a_variable_is_refused(client: modal.Client, name: str, b
 
 def test_secrets_survive_a_restart(tmp_path: Path) -> None:
     for number in range(2):
-        with serving(Settings(work=tmp_path / f"work{number}", state=tmp_path / "state")) as plane:
-            with connected(plane.environ) as client:
-                modal.Secret.objects.create("kept", {"A": f"{number}"}, allow_existing=True, client=client)
-                found = modal.Secret.from_name("kept", client=client).hydrate()
-                assert plane.call(lambda: plane.secrets.env([found.object_id])) == {"A": "0"}  # noqa: B023
+        settings = Settings(work=tmp_path / f"work{number}", state=tmp_path / "state")
+        with serving(settings) as plane, connected(plane.environ) as client:
+            modal.Secret.objects.create("kept", {"A": f"{number}"}, allow_existing=True, client=client)
+            found = modal.Secret.from_name("kept", client=client).hydrate()
+            assert plane.call(lambda: plane.secrets.env([found.object_id])) == {"A": "0"}  # noqa: B023

@@ -294,6 +294,40 @@ class TestEnvironment:
             assert run(*MODAL, "environment", "delete", "-y", "dev", env=emulator.environ).returncode == 0
             assert [each.name for each in ask(emulator, "EnvironmentList", Empty()).items] == ["main"]
 
+    @covers("EnvironmentDelete")
+    def test_what_is_in_one_goes_with_it(self, modal_emulator: Emulator) -> None:
+        program = """if True:
+            import modal
+            Environment = modal.environments.Environment
+            kinds = [modal.Dict, modal.Queue, modal.Volume]
+            for environment in "main", "short":
+                if environment != "main":
+                    Environment.objects.create(environment)
+                for kind in kinds:
+                    kind.from_name("one", environment_name=environment, create_if_missing=True).hydrate()
+            modal.Secret.objects.create("one", {"A": "1"}, environment_name="short")
+            with modal.enable_output():
+                modal.App("one").deploy(environment_name="short")
+            Environment.objects.delete("short")
+            Environment.objects.create("short")
+            for kind in [*kinds, modal.Secret, modal.App]:
+                look_up = kind.lookup if kind is modal.App else kind.from_name
+                try:
+                    found = look_up("one", environment_name="short")
+                    if kind is not modal.App:
+                        found.hydrate()
+                    print(kind.__name__, "is there")
+                except modal.exception.NotFoundError:
+                    print(kind.__name__, "is gone")
+            for kind in kinds:
+                kind.from_name("one").hydrate()
+        """
+        done = run(*PYTHON, "-c", program, env=modal_emulator.environ)
+        assert done.returncode == 0, done
+        assert done.stdout.split("\n")[-6:-1] == [
+            f"{kind} is gone" for kind in ("Dict", "Queue", "Volume", "Secret", "App")
+        ]
+
     @pytest.mark.parametrize("name", ["", "-x", "a/b", "a b", "x" * 100, "ä"])
     def test_a_name_that_is_none_is_refused(self, modal_emulator: Emulator, name: str) -> None:
         with pytest.raises(GRPCError) as info:

@@ -63,6 +63,14 @@ def server_options(function: F) -> F:
             click.option(
                 "--skip-apt", is_flag=True, help="Go on without Debian packages that cannot be had."
             ),
+            click.option(
+                "--heartbeat-limit",
+                default=60.0,
+                type=click.FloatRange(0.1),
+                show_default=True,
+                metavar="SECONDS",
+                help="End the apps of clients that have been silent for so long; they say something every 15 s.",
+            ),
         ]
     ):
         function = option(function)
@@ -128,6 +136,7 @@ def parse_token(
     help="What clients have to present; random if not given. Better given as MODAL_EMULATOR_TOKEN, which others"
     " on this machine cannot see.",
 )
+@click.option("--url-seconds", type=click.FloatRange(min=0), default=3600.0, hidden=True)
 # How the class Emulator uses this command: a JSON line when it is ready, and the end when standard input ends.
 @click.option("--attached", is_flag=True, hidden=True)
 @click.option("--work", type=FOLDER, hidden=True)
@@ -140,6 +149,8 @@ def serve_command(
     lenient: bool,
     isolation: Isolation,
     skip_apt: bool,
+    url_seconds: float,
+    heartbeat_limit: float,
     token: tuple[str, str] | None,
     attached: bool,
     work: Path | None,
@@ -169,10 +180,14 @@ def serve_command(
             lenient=lenient,
             isolation=isolation,
             skip_apt=skip_apt,
+            url_seconds=url_seconds,
+            heartbeat_limit=heartbeat_limit,
         )
         return settings if cache is None else replace(settings, cache=cache.absolute())
 
     logging.basicConfig(format="modal-emulator: %(message)s", level=logging.WARNING)
+    # Only its own: what the libraries beneath write then has the headers of requests, and with them tokens.
+    logging.getLogger(__package__).setLevel(os.environ.get("MODAL_EMULATOR_LOG_LEVEL", "WARNING"))
     try:
         serve(make_settings, work, print_json if attached else print_exports, attached=attached)
     except CannotServe as exc:
@@ -196,12 +211,18 @@ def logs(app: str | None, follow: bool) -> None:
         raise click.UsageError("--follow needs an APP to follow")
 
     async def show() -> None:
-        async for line in lines(os.environ, app, follow=follow):
-            click.echo(
-                line.text if app is not None else f"[{line.app}] {line.text}",
-                nl=False,
-                err=line.descriptor == 2,
-            )
+        at_start, last = True, None
+        async for piece in lines(os.environ, app, follow=follow):
+            if app is not None:
+                click.echo(piece.text, nl=False, err=piece.descriptor == 2)
+                continue
+            if piece.app != last and not at_start:
+                click.echo()
+                at_start = True
+            last = piece.app
+            for text in piece.text.splitlines(keepends=True):
+                click.echo(f"[{piece.app}] {text}" if at_start else text, nl=False, err=piece.descriptor == 2)
+                at_start = text.endswith("\n")
 
     try:
         asyncio.run(show())

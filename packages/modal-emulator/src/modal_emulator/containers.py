@@ -102,6 +102,15 @@ class Container:
         """Whether it may get more inputs."""
         return not self.retiring and not self.ended.is_set()
 
+    @property
+    def at_work_on(self) -> tuple[str, str]:
+        """The ids of the call and the input that it runs, as far as there is only one; else empty strings."""
+        if len(self.inputs) == 1:
+            (item,) = self.inputs.values()
+            return item.call.id, item.id
+        calls = {item.call.id for item in self.inputs.values()}
+        return (calls.pop() if len(calls) == 1 else ""), ""
+
     def give(self, item: Input) -> bool:
         """Hand an input to a FunctionGetInputs that waits; False if none does."""
         while self.waiting:
@@ -129,6 +138,14 @@ class Container:
             self.process.kill()  # it has not begun, so there is nothing to end
         if not self.busy:
             self._kill_after(EXIT_GRACE)
+
+    def done(self, input_id: str) -> Input | None:
+        """An input has ended in it; None if nobody waits for that one any more."""
+        item = self.inputs.pop(input_id, None)
+        self.dropped.discard(input_id)
+        if self.retiring and not self.busy:
+            self._kill_after(EXIT_GRACE)
+        return item
 
     def cancel_input(self, item: Input) -> None:
         """Interrupt an input whose result nobody wants."""

@@ -37,7 +37,15 @@ class ContentStore:
         return self._folder / key[:2] / key
 
     def has(self, key: str) -> bool:
-        return self.path(key).is_file()
+        """Whether it is there; if so, it stays for a while even if it is linked nowhere."""
+        path = self.path(key)
+        try:
+            found = path.stat()
+            if found.st_nlink == 1:
+                path.chmod(stat.S_IMODE(found.st_mode))  # `sweep` sees that somebody has asked
+        except FileNotFoundError:
+            return False
+        return True
 
     def temporary(self) -> Path:
         """A name on the same file system for a file that is on its way to here."""

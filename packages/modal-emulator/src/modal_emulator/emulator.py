@@ -43,6 +43,8 @@ class Emulator:
         lenient: ignore what would have no effect here, instead of refusing it.
         isolation: "namespaces", "directories", or "auto" for the first where the kernel allows it.
         skip_apt: go on without Debian packages that cannot be had.
+        url_seconds: how long the URLs of blobs and of volumes' files are valid.
+        heartbeat_limit: seconds after which the apps of a client that is silent are ended; it says something every 15.
         start_timeout: seconds that a start may take.
     """
 
@@ -57,9 +59,16 @@ class Emulator:
         lenient: bool = False,
         isolation: Isolation = "auto",
         skip_apt: bool = False,
+        url_seconds: float = 3600,
+        heartbeat_limit: float = 60.0,
         start_timeout: float = 60.0,
     ) -> None:
-        options = [f"--port={port}", f"--isolation={isolation}"]
+        options = [
+            f"--port={port}",
+            f"--isolation={isolation}",
+            f"--url-seconds={url_seconds}",
+            f"--heartbeat-limit={heartbeat_limit}",
+        ]
         # The server's working directory is not this process's.
         options += [f"--state={Path(state).absolute()}"] if state is not None else []
         options += [f"--cache={Path(cache).absolute()}"] if cache is not None else []

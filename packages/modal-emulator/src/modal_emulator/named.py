@@ -16,7 +16,7 @@ from .ids import new_id
 from .rpc import fail
 from .store import Store
 
-__all__ = ["ENVIRONMENT", "Named", "Registry"]
+__all__ = ["ENVIRONMENT", "Named", "Registry", "check_name"]
 
 ENVIRONMENT = "main"
 """The environment that is meant where none is given."""
@@ -50,6 +50,16 @@ class Named:
     @property
     def creation_info(self) -> api_pb2.CreationInfo:
         return api_pb2.CreationInfo(created_at=self.created_at)
+
+
+def check_name(name: str, kind: str) -> None:
+    """INVALID_ARGUMENT for what cannot be a name; the same rules as the client's."""
+    if not _NAME.fullmatch(name) or _APP_ID.fullmatch(name):
+        fail(
+            Status.INVALID_ARGUMENT,
+            f"Invalid {kind} name: {name[:100]!r}. Names may contain only alphanumeric characters, dashes,"
+            " periods, and underscores, have at most 64 characters, and cannot be App ids.",
+        )
 
 
 class Registry:
@@ -146,12 +156,7 @@ class Registry:
 
     def check_name(self, name: str) -> None:
         """INVALID_ARGUMENT for what cannot be a name; the same rules as the client's."""
-        if not _NAME.fullmatch(name) or _APP_ID.fullmatch(name):
-            fail(
-                Status.INVALID_ARGUMENT,
-                f"Invalid {self.kind} name: {name[:100]!r}. Names may contain only alphanumeric characters, dashes,"
-                " periods, and underscores, have at most 64 characters, and cannot be App ids.",
-            )
+        check_name(name, self.kind)
 
     def rename(self, object_id: str, name: str) -> None:
         found = self.get(object_id)
@@ -188,6 +193,12 @@ class Registry:
         """Remove the objects of an app that will not run again."""
         for found in self:
             if app_id and found.app_id == app_id:
+                self.delete(found.id)
+
+    def drop_environment(self, environment: str) -> None:
+        """Remove the objects of an environment, which is deleted."""
+        for found in self:
+            if found.environment == environment:
                 self.delete(found.id)
 
     def page(self, environment: str, pagination: api_pb2.ListPagination) -> list[Named]:

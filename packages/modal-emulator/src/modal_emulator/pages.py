@@ -6,6 +6,7 @@ On one somebody says yes to a new token, in the flow of `modal token new`. The a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import html
 import os
 import secrets
@@ -154,22 +155,46 @@ def _page(body: str, status: int = 200) -> web.Response:
 
 
 def _is_ours(request: web.Request) -> bool:
-    """Whether the other end of a connection belongs to the user of this process, or to root."""
+    """Whether the other end of a connection belongs to the user of this process, or to root, and not to a container."""
     if request.transport is None:
         return False
     peer, own = (request.transport.get_extra_info(name) for name in ("peername", "sockname"))
-    owner = _owner(peer, own)
-    return owner is not None and owner in (os.geteuid(), 0)
+    found = _owner(peer, own)
+    return found is not None and found[0] in (os.geteuid(), 0) and not _is_in_a_container(found[1])
 
 
-def _owner(peer: tuple[str, int], own: tuple[str, int]) -> int | None:
-    """The user whose socket at `peer` is connected to ours at `own`; both are on this machine."""
+def _owner(peer: tuple[str, int], own: tuple[str, int]) -> tuple[int, str] | None:
+    """The user whose socket at `peer` is connected to ours at `own`, and its inode; both are on this machine."""
     wanted = [_kernel_address(peer), _kernel_address(own)]
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         columns = line.split()
         if columns[1:3] == wanted:
-            return int(columns[7])
+            return int(columns[7]), columns[9]
     return None
+
+
+def _is_in_a_container(inode: str) -> bool:
+    """Whether a process that came of this one has the socket: containers are on this machine's network, too."""
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parents[folder.name] = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+    for pid in parents:
+        above = pid
+        while above in parents and above != str(os.getpid()):
+            above = parents[above]
+        if above != str(os.getpid()) or pid == above:
+            continue
+        try:
+            for descriptor in Path("/proc", pid, "fd").iterdir():
+                with contextlib.suppress(FileNotFoundError):
+                    if os.readlink(descriptor) == f"socket:[{inode}]":  # noqa: PTH115
+                        return True
+        except FileNotFoundError:
+            continue
+        except PermissionError:
+            return True  # who can tell
+    return False
 
 
 def _kernel_address(address: tuple[str, int]) -> str:

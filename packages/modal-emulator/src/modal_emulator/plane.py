@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import ssl
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING
 from grpclib import Status
 from grpclib.config import Configuration
 from grpclib.const import Handler
-from grpclib.server import Server
 
+from .listening import Server
 from .rpc import Authorize, Caller, Router, fail
 from .runtime.choose import open_runtime
 from .services import Service
@@ -40,8 +41,11 @@ __all__ = ["ControlPlane"]
 
 WINDOW = 64 * 1024 * 1024  # bytes: what Modal's client uses
 CONFIG = Configuration(http2_connection_window_size=WINDOW, http2_stream_window_size=WINDOW)
+CLOSE_SECONDS = 0.5
 OPEN_TO_ALL = frozenset({"TokenFlowCreate", "TokenFlowWait"})
 """What a client without a token may call: it is how it gets one."""
+NOT_FOR_CONTAINERS = OPEN_TO_ALL | {"TokenDelete"}
+"""What a container has no business with: a token would outlive it."""
 
 
 class _Listener:
@@ -60,7 +64,7 @@ class ControlPlane:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         for folder in (settings.work, settings.data, settings.cache):
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.store = Store(settings.state / "state.sqlite" if settings.state else None)
         self.runtime = open_runtime(settings)
         # In the order in which they are started; they are stopped in the reverse.
@@ -101,10 +105,18 @@ class ControlPlane:
         with contextlib.ExitStack() as stack:
             # First of all: it is what fails when somebody has the port.
             listening = stack.enter_context(socket.create_server(("127.0.0.1", self.settings.port)))
+            # asyncio does this only for sockets that say their protocol; who connects to this one inherits it. Without
+            # it every answer that follows another at once waits for the client's delayed acknowledgement.
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             port: int = listening.getsockname()[1]
             for service in self.services:
                 self._started.append(service)
                 await service.start()
+            # Somebody may have made the state folder before, for all to see.
+            for path in self.settings.data.iterdir():
+                if not path.is_symlink():
+                    path.chmod(path.stat().st_mode & 0o700)
+            self.apps.resume()
             stack.pop_all()  # from here on it is closed with the server
         self._server = Server([_Listener(self.router, self._client)], config=CONFIG)
         await self._server.start(sock=listening, ssl=tls)
@@ -116,24 +128,28 @@ class ControlPlane:
             await service.stop()
         await self.runtime.close()
         if self._server is not None:
-            self._server.close()
-            await self._server.wait_closed()
+            await _close(self._server)
         self.store.close()
 
     @contextlib.asynccontextmanager
     async def socket_for(self, container: Container, path: Path) -> AsyncIterator[None]:
         """Serve one container on a unix socket of its own, which is what it is known by."""
         server = Server(
-            [_Listener(self.router, lambda _, headers: Caller(container, headers))], config=CONFIG
+            [_Listener(self.router, lambda name, headers: self._container(name, container, headers))],
+            config=CONFIG,
         )
         await server.start(path=str(path))
         path.chmod(0o600)
         try:
             yield
         finally:
-            server.close()
-            await server.wait_closed()
+            await _close(server)
             path.unlink(missing_ok=True)
+
+    def _container(self, name: str, container: Container, headers: Mapping[str, str]) -> Caller:
+        if name in NOT_FOR_CONTAINERS:
+            fail(Status.PERMISSION_DENIED, "tokens are for clients")
+        return Caller(container, headers)
 
     def _client(self, name: str, headers: Mapping[str, str]) -> Caller:
         if name not in OPEN_TO_ALL and not self.session.accepts(
@@ -144,3 +160,10 @@ class ControlPlane:
                 "the token is missing or unknown here: modal-emulator prints the right one",
             )
         return Caller(None, headers)
+
+
+async def _close(server: Server) -> None:
+    """Stop serving. Calls are cancelled, but not waited for: a client may keep its connection open for ever."""
+    server.close()
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(server.wait_closed(), CLOSE_SECONDS)

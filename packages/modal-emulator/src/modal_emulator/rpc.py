@@ -7,15 +7,19 @@ told. Nested messages are declared with `declare`. Whatever no service handles a
 
 from __future__ import annotations
 
+import errno
 import inspect
 import logging
+import math
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from google.protobuf.message import Message
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.timestamp_pb2 import Timestamp
 from grpclib import GRPCError, Status
 from grpclib.const import Cardinality, Handler
 from grpclib.exceptions import StreamTerminatedError
@@ -32,6 +36,15 @@ log = logging.getLogger(__name__)
 
 Authorize = Callable[[str, Mapping[str, str]], "Caller"]
 F = TypeVar("F", bound=Callable[..., Any])
+
+LARGEST_REQUEST = 128 << 20
+"""Bytes. An entry of a Dict may have 100 MiB; what else is large travels over HTTP."""
+LONGEST_MESSAGE = 2000
+"""Characters of an error's message. It is sent as a header, and a client hangs up on headers that are too long."""
+LAST_SECOND = 60 * 10**9
+"""Of times in requests, since or before the epoch: some 1900 years."""
+REAL = (FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT)
+FULL = (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
 
 SERVICE = api_pb2.DESCRIPTOR.services_by_name["ModalClient"]
 
@@ -114,19 +127,23 @@ class Router:
     Attributes:
         handlers: what is there, by the RPC's name.
         counts: how often each RPC was called.
+        strangers: handlers of RPCs that the protocol does not have.
     """
 
     def __init__(self, services: Iterable[object], *, lenient: bool) -> None:
         self.lenient = lenient
         self.handlers: dict[str, Callable[[Any, Caller], Any]] = {}
         self.counts: dict[str, int] = {}
+        self.strangers: list[str] = []
         self._fields: dict[Any, Fields] = {}  # by descriptor
         self._said: set[str] = set()
         by_snake = {snake(method.name): method for method in SERVICE.methods}
         for service in services:
             for name, function in inspect.getmembers(service, lambda member: hasattr(member, "__rpc__")):
                 if name not in by_snake:
-                    raise LookupError(f"{type(service).__name__}.{name}: there is no such RPC")
+                    # An older client's protocol lacks what a newer one's has.
+                    self.strangers.append(f"{type(service).__name__}.{name}")
+                    continue
                 method = by_snake[name]
                 self.handlers[method.name] = function
                 self._fields[method.input_type] = function.__rpc__[0]
@@ -145,14 +162,14 @@ class Router:
 
     def _handler(self, name: str, authorize: Authorize) -> Callable[[Stream[Any, Any]], Awaitable[None]]:
         function = self.handlers.get(name)
+        request_type = GetMessageClass(SERVICE.methods_by_name[name].input_type)
 
         async def handle(stream: Stream[Any, Any]) -> None:
             self.counts[name] = self.counts.get(name, 0) + 1
             caller = authorize(name, stream.metadata)  # type: ignore[arg-type]  # a MultiDict of headers
-            request = await stream.recv_message()
-            assert request is not None  # grpclib has answered those who send none
             if function is None:
                 fail(Status.UNIMPLEMENTED, f"modal-emulator does not do {name}")
+            request = await _receive(stream, request_type)
             try:
                 self._check(request, name)
                 answer = function(request, caller)
@@ -161,9 +178,17 @@ class Router:
                         await stream.send_message(message)
                 else:
                     await stream.send_message(await answer)
-            except (GRPCError, StreamTerminatedError):
+            except GRPCError as exc:
+                if exc.message is not None and len(exc.message) > LONGEST_MESSAGE:
+                    raise GRPCError(exc.status, exc.message[:LONGEST_MESSAGE] + "…", exc.details) from None
+                raise
+            except StreamTerminatedError:
                 raise
             except Exception as exc:
+                if isinstance(exc, OSError) and exc.errno in FULL:
+                    raise GRPCError(
+                        Status.RESOURCE_EXHAUSTED, f"this machine is out of something: {exc.strerror}"
+                    ) from exc
                 log.exception("%s failed", name)
                 raise GRPCError(
                     Status.INTERNAL, f"modal-emulator has a bug in {name}: {type(exc).__name__}: {exc}"
@@ -172,18 +197,27 @@ class Router:
         return handle
 
     def _check(self, message: Message, path: str) -> None:
-        """Refuse what is set in `message` and would have no effect."""
+        """Refuse what is set in `message` and would have no effect, and numbers that are none."""
         descriptor = message.DESCRIPTOR
         fields = self._fields.get(descriptor) or _nested.get(descriptor)
-        if fields is None:
-            return
+        if isinstance(message, Timestamp) and not (
+            abs(message.seconds) <= LAST_SECOND and 0 <= message.nanos < 10**9
+        ):
+            fail(Status.INVALID_ARGUMENT, f"{path} is no time")
         for field, value in message.ListFields():
             name = f"{path}.{field.name}"
-            if field.name not in fields.known:
+            if fields is not None and field.name not in fields.known:
                 self._refuse(name)
-            elif field.message_type is not None and not field.message_type.GetOptions().map_entry:
+            elif field.message_type is not None:
+                if field.message_type.GetOptions().map_entry:
+                    value = value.values() if field.message_type.fields_by_name["value"].message_type else ()
                 for inner in value if field.is_repeated else (value,):
                     self._check(inner, name)
+            elif field.cpp_type in REAL and not all(
+                map(math.isfinite, value if field.is_repeated else (value,))
+            ):
+                # A wait of NaN seconds is over at once and never comes to its end.
+                fail(Status.INVALID_ARGUMENT, f"{name} is not a finite number")
 
     def _refuse(self, name: str) -> None:
         if not self.lenient:
@@ -194,3 +228,23 @@ class Router:
         if name not in self._said:
             self._said.add(name)
             log.warning("%s is ignored", name)
+
+
+async def _receive(stream: Stream[Any, Any], message: type[Message]) -> Message:
+    """The request of a call: as grpclib's `recv_message`, with a limit, and answers to what is malformed."""
+    body = stream._stream
+    try:
+        head = await body.recv_data(5)
+        if len(head) != 5:
+            fail(Status.INVALID_ARGUMENT, "there is no request")
+        size = int.from_bytes(head[1:], "big")
+        if head[0]:
+            fail(Status.UNIMPLEMENTED, "modal-emulator does not do compressed messages")
+        if size > LARGEST_REQUEST:
+            fail(
+                Status.RESOURCE_EXHAUSTED,
+                f"a request of {size} bytes, of which {LARGEST_REQUEST} are allowed",
+            )
+        return message.FromString(await body.recv_data(size))
+    except (DecodeError, AssertionError):  # an AssertionError: fewer bytes came than were announced
+        fail(Status.INVALID_ARGUMENT, f"this is no {message.DESCRIPTOR.name}")

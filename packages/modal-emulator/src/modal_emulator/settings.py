@@ -24,7 +24,9 @@ class Settings:
         token_id, token_secret: what a client has to present.
         lenient: log fields that would have no effect instead of refusing them.
         isolation: how containers are kept apart; "auto" takes namespaces where the kernel allows them.
+        url_seconds: how long the URLs of blobs and of volumes' files are valid.
         skip_apt: go on without Debian packages that cannot be had.
+        heartbeat_limit: seconds without a heartbeat after which a client is gone; it sends one every 15.
     """
 
     work: Path
@@ -36,7 +38,9 @@ class Settings:
     tls: bool = False
     lenient: bool = False
     isolation: Isolation = "auto"
+    url_seconds: float = 3600
     skip_apt: bool = False
+    heartbeat_limit: float = 60.0
     workspace: str = "emulator"
 
     @property

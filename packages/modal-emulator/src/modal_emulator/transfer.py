@@ -19,13 +19,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 __all__ = ["Download", "FileServer", "Received", "Refused", "Slot", "Upload"]
 
 log = logging.getLogger(__name__)
 
 CHUNK = 1 << 20
-"""What is read or written at a time, and the most that a transfer has in memory: two of them."""
+"""What is read or written at a time, and the most that a transfer has in memory: three of them."""
+TRANSFERS = 16
+"""Uploads that are read at the same time; a client starts 128."""
+BUFFER = 1 << 16
+"""Bytes of an upload that wait in memory until it is read."""
+STALL = 60.0
+"""Seconds after which an upload of which nothing comes any more gives way to others."""
 
 
 class Refused(Exception):
@@ -101,6 +108,11 @@ class _Grant:
     expired: Callable[[], None] | None
 
 
+def _is_ours_to_know(record: logging.LogRecord) -> bool:
+    """Whether a line of aiohttp's log is about more than a request that is none: that has been answered with 400."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
 class FileServer:
     """Serves what was granted. `start` it in an event loop; URLs can be had from then on.
 
@@ -116,11 +128,13 @@ class FileServer:
         self._base = ""
         self._runner: web.AppRunner | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._turn = asyncio.Semaphore(TRANSFERS)
 
     async def start(self) -> None:
+        logging.getLogger("aiohttp.server").addFilter(_is_ours_to_know)
         app = web.Application(client_max_size=CHUNK)
         app.router.add_route("*", "/{token}/{part:[0-9-]*}", self._handle)
-        self._runner = web.AppRunner(app, access_log=None, read_bufsize=CHUNK, shutdown_timeout=1)
+        self._runner = web.AppRunner(app, access_log=None, read_bufsize=BUFFER, shutdown_timeout=1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
@@ -204,11 +218,16 @@ class FileServer:
             if isinstance(grant.what, Path):
                 return await self._send(request, grant.what, part)
             if method == "PUT":
-                return await self._receive(request, grant.what, int(part))
+                async with self._turn:
+                    return await self._receive(request, grant.what, int(part))
             body = await grant.what.complete(await request.read())
             return web.Response(body=body, content_type="application/xml")
+        except TimeoutError:
+            return web.Response(status=408, text="nothing comes any more")
         except Refused as exc:
             return web.Response(status=400, text=str(exc))
+        except ConnectionError:
+            return web.Response(status=400)  # nobody is there to read it
         except (LookupError, FileNotFoundError):
             return web.Response(status=404, text="there is no such thing here any more")
 
@@ -252,42 +271,44 @@ class FileServer:
         file = os.open(slot.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         pending: asyncio.Task[None] | None = None
 
-        def take(piece: bytes, offset: int) -> None:
-            view = memoryview(piece)
-            while view and not slot.again:
-                written = os.pwrite(file, view, offset)
-                offset += written
-                view = view[written:]
-            if md5 is not None:
-                md5.update(piece)
-            if sha256 is not None:
-                sha256.update(piece)
-
-        async def flush(piece: bytes) -> None:
-            # The next piece is read from the socket while this one is written and hashed.
-            nonlocal pending, length
-            if pending is not None:
-                await pending
-            pending = asyncio.create_task(asyncio.to_thread(take, piece, slot.offset + length))
-            length += len(piece)
+        def take(pieces: list[bytes], offset: int) -> None:
+            for piece in pieces:
+                view = memoryview(piece)
+                while view and not slot.again:
+                    written = os.pwrite(file, view, offset)
+                    offset += written
+                    view = view[written:]
+                if md5 is not None:
+                    md5.update(piece)
+                if sha256 is not None:
+                    sha256.update(piece)
 
         try:
-            buffer = bytearray()
-            async for piece in request.content.iter_any():
-                buffer += piece
-                if length + len(buffer) > slot.length:
+            pieces: list[bytes] = []
+            start = size = 0  # of the pieces
+            # As they come, without joining them: nothing is copied on the way from the socket to the file.
+            reading = request.content.iter_chunks()
+            while True:
+                async with asyncio.timeout(STALL):
+                    try:
+                        piece, _ = await anext(reading)
+                    except StopAsyncIteration:
+                        break
+                pieces.append(piece)
+                size += len(piece)
+                length += len(piece)
+                if length > slot.length:
                     raise Refused(f"more than the {slot.length} bytes that were announced")
-                if len(buffer) >= CHUNK:
-                    await flush(bytes(buffer))
-                    buffer.clear()
-            if buffer and length == 0:
-                take(bytes(buffer), slot.offset)  # a small one: a thread would take longer
-                length = len(buffer)
-            elif buffer:
-                await flush(bytes(buffer))
+                if size >= CHUNK:
+                    # The next pieces are read from the socket while these are written and hashed.
+                    if pending is not None:
+                        await pending
+                    pending = asyncio.create_task(asyncio.to_thread(take, pieces, slot.offset + start))
+                    start, pieces, size = length, [], 0
             if pending is not None:
                 await pending
                 pending = None
+            take(pieces, slot.offset + start)  # too few for a thread
         finally:
             if pending is not None:
                 await asyncio.wait([pending])

@@ -117,7 +117,8 @@ def shared_memory(*, unowned: bool) -> frozenset[str]:
         return frozenset().union(*(_in_use_by(pid, names) for pid in family))
     for pid in _processes().keys() - family:
         names -= _in_use_by(pid, names)
-    return frozenset(names)
+    # What is gone by now was somebody's who has ended meanwhile.
+    return frozenset(name for name in names if (directory / name).exists())
 
 
 def _in_use_by(pid: int, names: set[str]) -> set[str]:

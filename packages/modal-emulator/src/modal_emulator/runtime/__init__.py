@@ -72,7 +72,7 @@ class ContainerSpec:
         memory_mib: memory it may use at most; 0 for no limit. Beyond it, it is killed and `Process.oom` says so.
         output: takes what it writes.
         changes: the folder of a stage (`Runtime.stage`), where what it changes of its image stays for a new layer. It
-            may be given to several, one after the other, and each sees what those before it did. None: it is thrown away.
+            may be given to several, one after the other, and each sees what those before did. None: it is thrown away.
     """
 
     name: str
@@ -110,6 +110,10 @@ class Process(ABC):
     @abstractmethod
     def kill(self) -> None:
         """Kill all its processes."""
+
+    @abstractmethod
+    def drain(self) -> None:
+        """Hand on all that it has written so far, before anything else happens."""
 
     @abstractmethod
     async def remount(self, overlay: Overlay) -> None:

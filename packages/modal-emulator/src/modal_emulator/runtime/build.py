@@ -11,7 +11,6 @@ import os
 import re
 import secrets
 import shlex
-import tempfile
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,7 +33,7 @@ from .dockerfile import (
     parse_run,
     parse_source,
 )
-from .layers import Meta, Stage
+from .layers import Meta, Stage, remove_tree
 from .pythons import host_minors, local_paths, uv_binary, uv_environment
 
 __all__ = ["Builder", "Definition", "FunctionStep"]
@@ -195,7 +194,9 @@ class Builder:
             await step.run(parent.layer, stage.path, say)
             # A function can install packages too.
             meta = await self.inspect(
-                replace(parent, key=key, parent=parent.key, lines=("RUN a function",)), parent, stage
+                replace(parent, key=key, parent=parent.key, lines=("RUN a function",), local=True),
+                parent,
+                stage,
             )
             return await self.runtime.commit(stage, meta)
         finally:
@@ -273,6 +274,7 @@ class _Build:
             dict(parent.env), parent.workdir, list(parent.shell), list(parent.entrypoint), list(parent.cmd)
         )
         self._changed = not parent.packages
+        self._local = parent.local or definition.context is not None
         self._binds: list[Bind] = []
         self._environment: dict[str, str] = {}
         self._last_output: deque[str] = deque(maxlen=30)
@@ -281,9 +283,9 @@ class _Build:
 
     async def run(self, key: str) -> Meta:
         stage = self._stage = await self._runtime.stage(self._parent, key)
-        folder = tempfile.TemporaryDirectory(dir=self._builder.cache.layers.parent, prefix="context-")
+        folder = stage.path / ".context"
         try:
-            self._prepare(Path(folder.name))
+            self._prepare(folder)
             instructions = parse(self._definition.commands)
             for number, instruction in enumerate(instructions):
                 self._say(f"=> Step {number}: {instruction.line}\n")
@@ -302,29 +304,35 @@ class _Build:
                 entrypoint=state.entrypoint,
                 cmd=state.cmd,
                 shell=state.shell,
+                local=self._local,
             )
             if self._changed or state.env.get("PATH") != self._parent.env.get("PATH"):
                 meta = await self._builder.inspect(meta, self._parent, stage)
+            remove_tree(folder)
             return await self._runtime.commit(stage, meta)
         finally:
             stage.close()
-            folder.cleanup()
 
     def _prepare(self, folder: Path) -> None:
         """Make what lines see beside the image: context, uv, caches, and how indexes are reached."""
         files = folder / "files"
-        files.mkdir()
+        files.mkdir(parents=True)
         for name, data in self._definition.context_files.items():
             path = files / _confined(name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
         self._files = files
         packages = self._builder._packages
+        uv_cache = packages / "uv"
+        if self._local:
+            # uv takes what is at a path to be what it was; in another image it may be something else.
+            uv_cache = folder / "uv"
+            uv_cache.mkdir()
         self._binds = [
             Bind(files, f"{HIDDEN}/files"),
             Bind(uv_binary(), f"{HIDDEN}/uv"),
             Bind(packages / "pip", f"{HIDDEN}/cache/pip", read_only=False),
-            Bind(packages / "uv", f"{HIDDEN}/cache/uv", read_only=False),
+            Bind(uv_cache, f"{HIDDEN}/cache/uv", read_only=False),
         ]
         if self._definition.context is not None:
             self._binds.append(Bind(self._definition.context, f"{HIDDEN}/context"))
@@ -588,8 +596,8 @@ class _Build:
                 path = folder / name
                 if path.exists() and path.resolve().is_relative_to(root):
                     found.append((path, f"{HIDDEN}/{mounted}/{name}"))
-            if found:
-                break
+            if found and not glob.has_magic(relative):
+                break  # a file of the description goes before one of the context
         if not found:
             raise BuildError(
                 f"{instruction.line}: {source} is not among the files that came with the image's description"

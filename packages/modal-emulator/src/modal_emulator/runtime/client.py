@@ -60,6 +60,7 @@ async def client_tree(
     Raises:
         BuildError: this machine lacks that Python, or the package index does not have or cannot give what is needed.
     """
+    builder_version = builder_version or "2025.06"
     call = (settings.cache, client_version, python_minor, builder_version)
     if call in _made and (_made[call].pkg.parent / "complete").exists():
         return _made[call]
@@ -102,14 +103,16 @@ def _make(stage: Stage, client_version: str, minor: str, builder_version: str, e
         _install(fetched, executable, ["--no-deps", f"modal=={client_version}"])
         _copy_packages(fetched, pkg, PACKAGES[:3])
     requirements = pkg / "modal" / "builder" / f"{builder_version}.txt"
+    if not requirements.exists():
+        requirements = max(pkg.glob("modal/builder/2*.txt"))
     names = _requirement_names(requirements, minor)
     _copy_packages(
         Path(str(importlib.metadata.distribution("synchronicity").locate_file(""))), pkg, PACKAGES[3:]
     )
     if not same_python or not all(_copy_distribution(name, deps) for name in names):
-        # Ours are for another Python. The client's own list says which versions go together.
-        remove_tree(deps)
-        _install(deps, executable, ["--no-deps", "-r", str(requirements)])
+        # Ours are for another Python. They go together in our versions, if it can have them; else by the client's own
+        # list, if the index has them; else in the newest.
+        _install_first(deps, executable, [list(map(_pinned, names)), ["-r", str(requirements)], names])
     (pkg / "sitecustomize.py").write_text(SITECUSTOMIZE)
     remove_tree(fetched)
     # Hashes that are never checked: importing the client is most of a cold start.
@@ -153,6 +156,26 @@ def _applies(marker: str, minor: str) -> bool:
     }[match[1]]
 
 
+def _install_first(target: Path, executable: Path, choices: Sequence[list[str]]) -> None:
+    """Install the first of these that can be had."""
+    for number, choice in enumerate(choices):
+        try:
+            _install(target, executable, ["--no-deps", *choice])
+        except BuildError:
+            if number == len(choices) - 1:
+                raise
+        else:
+            return
+
+
+def _pinned(name: str) -> str:
+    """A requirement of a distribution in the version that we have, or in any."""
+    try:
+        return f"{name}=={importlib.metadata.version(name)}"
+    except importlib.metadata.PackageNotFoundError:
+        return name
+
+
 def _copy_packages(site: Path, target: Path, names: Sequence[str]) -> None:
     for name in names:
         source = site / name
@@ -191,6 +214,7 @@ def _install(target: Path, executable: Path, what: list[str]) -> None:
         "--python",
         executable,
     ]
+    remove_tree(target)
     done = subprocess.run(
         [*command, *what], env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
     )

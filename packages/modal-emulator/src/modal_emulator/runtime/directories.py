@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,7 +47,8 @@ class DirectoriesRuntime(Runtime):
 
     def __init__(self, settings: Settings) -> None:
         self._work = settings.work.resolve() / "containers"
-        self._work.mkdir(parents=True, exist_ok=True)
+        remove_tree(self._work)
+        self._work.mkdir(parents=True)
         self.cache = LayerCache(settings.cache.resolve() / "directories")
         self.cgroups = Cgroups()
         self.launcher = Launcher(settings.cache, "directories")
@@ -119,6 +121,7 @@ class DirectoriesRuntime(Runtime):
             )
         if spec.overlays:
             raise OSError("there are no overlays in plain directories")
+        self.cache.use(spec.layer.key)
         self._numbers += 1
         folder = self._work / f"{self._numbers}"
         folder.mkdir()
@@ -160,20 +163,25 @@ class DirectoriesRuntime(Runtime):
     async def close(self) -> None:
         await self.launcher.close()
         self.cgroups.close()
+        self.cache.close()
         await asyncio.to_thread(remove_tree, self._work)
 
 
 def _copy_tree(old: Path, new: Path) -> None:
     """Copy an image's files; those of its Python are linked, because what installs packages replaces whole files."""
-    local = str(old / "usr" / "local") + "/"
-
-    def copy(source: str, target: str) -> None:
-        if source.startswith(local):
-            _link(Path(source), Path(target))
-        else:
-            shutil.copy2(source, target)
-
-    shutil.copytree(old, new, symlinks=True, copy_function=copy)
+    local = Path("usr", "local")
+    (new / local.parent).mkdir(parents=True)
+    # cp, because these are thousands of files.
+    subprocess.run(
+        ["cp", "-a", "--link", "--", old / local, new / local], check=True, stdin=subprocess.DEVNULL
+    )
+    for source in (*old.iterdir(), *(old / local.parent).iterdir()):
+        if source.relative_to(old) not in (local, local.parent):
+            subprocess.run(
+                ["cp", "-a", "--", source, new / source.relative_to(old)],
+                check=True,
+                stdin=subprocess.DEVNULL,
+            )
 
 
 def _lay_out(image: Path, root: Path) -> None:

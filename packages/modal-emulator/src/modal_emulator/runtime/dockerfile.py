@@ -92,12 +92,10 @@ def parse(lines: Sequence[str]) -> list[Instruction]:
             raise BuildError(f"modal-emulator does not honour {name}: {NOT_HERE[name]}. The line is: {line}")
         if name not in KNOWN:
             raise BuildError(f"there is no Dockerfile instruction {match[1]}: {line}")
-        if (
-            name in ("RUN", "COPY", "ADD")
-            and re.search(r"<<-?[\"']?[A-Za-z_]", rest.split("\n", 1)[0])
-            and name != "RUN"
-        ):
-            raise BuildError(f"modal-emulator does not read here-documents: {line}")
+        if name in ("RUN", "COPY", "ADD") and re.search(r"<<-?[\"']?[A-Z]+[\"']?(?:\s|$)", rest):
+            raise BuildError(
+                f"modal-emulator does not read here-documents; write the commands with && between them: {line}"
+            )
         if not rest:
             raise BuildError(f"{name} needs something after it")
         instructions.append(Instruction(name, rest, line))

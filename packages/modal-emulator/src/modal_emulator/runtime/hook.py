@@ -9,8 +9,9 @@ def _start() -> None:
     described = os.environ.get("MODAL_EMULATOR_PATHS")
     own = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120
     if described:
-        import _modal_emulator_paths as module  # type: ignore[import-not-found]
+        from importlib import import_module
 
+        module = import_module("_modal_emulator_paths")  # a copy of paths.py, beside this file's copy
         root, local, real = json.loads(described)
         paths = module.Paths(root, local, [*real, own])
         module.install(paths)

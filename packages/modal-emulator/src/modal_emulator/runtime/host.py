@@ -87,6 +87,9 @@ def make_host_layer(target: Path, *, ids: bool) -> None:
     for name in ("hosts", "resolv.conf"):  # mounted when a container starts
         (root / "etc" / name).touch()
     _write_shadow(root / "etc")
+    if not ids and (root / "etc/apt/apt.conf.d").is_dir():
+        # It would drop its rights for those of a user that is not there.
+        (root / "etc/apt/apt.conf.d/99-one-user").write_text('APT::Sandbox::User "root";\n')
     policy = target / "usr" / "sbin" / "policy-rc.d"
     policy.parent.mkdir(parents=True)
     # Asked by the scripts of Debian packages before they start a service: there is nothing to start one with.

@@ -47,6 +47,10 @@ KEEP_ON_REMOUNT = (
     (os.ST_NOEXEC, MS_NOEXEC),
 )
 
+KEYCTL_JOIN_SESSION_KEYRING = 1
+SYS_KEYCTL = {"x86_64": 250, "aarch64": 219}.get(os.uname().machine)
+CAPABILITY_VERSION_3 = 0x20080522
+
 PR_SET_PDEATHSIG = 1
 PR_CAPBSET_DROP = 24
 PR_SET_CHILD_SUBREAPER = 36
@@ -81,7 +85,7 @@ CAPABILITIES = {
     8,  # setpcap
     10,  # net_bind_service
     18,  # sys_chroot
-    19,  # sys_ptrace: only of its own processes
+    19,  # sys_ptrace: only of its own processes, none of which may do more
     27,  # mknod
     29,  # audit_write
     31,  # setfcap
@@ -93,7 +97,7 @@ READ_ONLY_PROC = ("sys", "sysrq-trigger", "irq", "bus", "fs")
 
 libc = ctypes.CDLL(None, use_errno=True)
 # ctypes looks a function up at its first call; done before the root directory changes.
-for _name in ("mount", "umount2", "unshare", "setns", "pivot_root", "prctl", "syscall"):
+for _name in ("mount", "umount2", "unshare", "setns", "pivot_root", "prctl", "capset", "syscall"):
     getattr(libc, _name)
 
 
@@ -219,7 +223,8 @@ def set_up_root(spec: dict[str, Any]) -> str:
     for name in DEVICES:
         if os.path.exists(f"/dev/{name}"):
             os.close(os.open(f"{dev}/{name}", os.O_CREAT | os.O_WRONLY, 0o666))
-            bind(f"/dev/{name}", f"{dev}/{name}", read_only=False)
+            # It can be written to all the same. But its owner, who may be root here too, could change its mode.
+            bind(f"/dev/{name}", f"{dev}/{name}", read_only=True)
     for name, link in (("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
         os.symlink(link, f"{dev}/{name}")
     os.mkdir(f"{dev}/shm")
@@ -261,9 +266,17 @@ def enter_root(root: str) -> None:
 
 
 def drop_capabilities() -> None:
+    """Give up what is not in `CAPABILITIES`, also for what is executed later.
+
+    The first process of a container does, too: root there may trace it, and would have what it has.
+    """
     for capability in range(LAST_CAPABILITY + 1):
         if capability not in CAPABILITIES:
             libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)  # EINVAL for what the kernel does not have
+    mask = sum(1 << capability for capability in CAPABILITIES)
+    low, high = mask & 0xFFFFFFFF, mask >> 32
+    header = struct.pack("=Ii", CAPABILITY_VERSION_3, 0)
+    check(libc.capset(header, struct.pack("=6I", low, low, 0, high, high, 0)), "capset")
 
 
 def close_all_but(keep: set[int]) -> None:
@@ -288,8 +301,6 @@ def run_command(spec: dict[str, Any], out: int, err: int, setup: int) -> NoRetur
     for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    if spec["namespaces"]:
-        drop_capabilities()
     try:
         os.chdir(spec["workdir"])
     except OSError:
@@ -338,6 +349,7 @@ def init(spec: dict[str, Any], fds: dict[str, int]) -> NoReturn:
         if spec["namespaces"]:
             socket.sethostname(spec["hostname"])
             enter_root(set_up_root(spec))
+            drop_capabilities()
         else:
             check(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
         command = os.fork()
@@ -528,8 +540,11 @@ class Launcher:
                 for number, (of, _) in list(self.setups.items()):
                     if of == container:
                         self.is_set_up(number)
-                # An init that was killed has not said how the command ended: it was killed with it.
-                code = int(text) if text else int(signal.SIGKILL)
+                # An init that was killed has not said how the command ended: it was killed with it. And what is in the
+                # pipe may be from the container, whose root can write to it.
+                code = int(text) if text.isdigit() and len(text) < 8 else int(signal.SIGKILL)
+                if not (os.WIFEXITED(code) or os.WIFSIGNALED(code)):
+                    code = int(signal.SIGKILL)
                 self.send(event="ended", id=container, status=os.waitstatus_to_exitcode(code))
         if not self.namespaces:
             for child in children_of(os.getpid()):
@@ -636,6 +651,8 @@ def main() -> NoReturn:
         launcher.serve()
     try:
         check(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
+        if SYS_KEYCTL is not None:  # containers do not inherit the keys of who started the server
+            libc.syscall(SYS_KEYCTL, KEYCTL_JOIN_SESSION_KEYRING, None)
         check(libc.unshare(CLONE_NEWUSER), "a user namespace")
         # The server may be allowed to map all ids, and we never are: it tries first.
         launcher.send(event="unshared")

@@ -25,6 +25,7 @@ from .memory import MemoryWatch
 __all__ = ["Launched", "Launcher", "LauncherUnavailable", "describe_overlay"]
 
 MAX_PACKET = 65536
+SOME = 65536  # bytes that are read from a container at a time: as many as a pipe holds
 PATH = "/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -124,6 +125,10 @@ class Launched(Process):
     def kill(self) -> None:
         self._launcher.signal(self._id, signal.SIGKILL)
 
+    def drain(self) -> None:
+        for pipe in self._pipes:
+            pipe.read()
+
     async def remount(self, overlay: Overlay) -> None:
         await self._launcher.remount(self._id, describe_overlay(overlay))
 
@@ -138,13 +143,19 @@ class _Pipe:
         self._output = output
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
-        self._loop.add_reader(fd, self._read)
+        self._loop.add_reader(fd, self._read_some)
 
-    def _read(self) -> None:
+    def read(self) -> None:
+        """Hand on all that has been written."""
+        while not self._ended.is_set() and self._read_some() == SOME:
+            pass
+
+    def _read_some(self) -> int:
+        """Hand on the next piece; its size."""
         try:
-            data = os.read(self._fd, 65536)
+            data = os.read(self._fd, SOME)
         except BlockingIOError:
-            return
+            return 0
         except OSError:
             data = b""
         if data:
@@ -153,6 +164,7 @@ class _Pipe:
             self._loop.remove_reader(self._fd)
             os.close(self._fd)
             self._ended.set()
+        return len(data)
 
     async def at_end(self) -> None:
         await self._ended.wait()

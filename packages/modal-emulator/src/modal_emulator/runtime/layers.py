@@ -15,12 +15,10 @@ import json
 import os
 import secrets
 import shutil
-import stat
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from . import Layer
 
@@ -36,6 +34,7 @@ class Meta:
         lines: what it was built by.
         python, python_version, libc, packages: of the `python` in its PATH.
         env, workdir, entrypoint, cmd, shell: what its ENV, WORKDIR and so on and those below it said.
+        local: whether it or one below it has files that somebody brought, or a function wrote.
         size: bytes of its own files.
         created: seconds since 1970.
     """
@@ -52,6 +51,7 @@ class Meta:
     entrypoint: Sequence[str] = ()
     cmd: Sequence[str] = ()
     shell: Sequence[str] = ("/bin/sh", "-c")
+    local: bool = False
     size: int = 0
     created: float = 0.0
 
@@ -98,6 +98,7 @@ class LayerCache:
         for each in (self.layers, self._stages, self._locks, self._newest):
             each.mkdir(parents=True, exist_ok=True)
         self._known: dict[str, Meta] = {}
+        self._held: dict[str, int] = {}
         self._remove_abandoned()
 
     def get(self, key: str) -> Meta | None:
@@ -119,9 +120,33 @@ class LayerCache:
         return meta
 
     def use(self, key: str) -> None:
-        """Note that a layer is in use, for `unused`."""
+        """Note that a layer is used now, and keep it from being removed until `close`."""
+        path = self.layers / key / "meta.json"
         with contextlib.suppress(OSError):
-            os.utime(self.layers / key / "meta.json")
+            os.utime(path)
+            if key not in self._held:
+                self._held[key] = file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                fcntl.flock(file, fcntl.LOCK_SH)
+
+    def is_held(self, key: str) -> bool:
+        """Whether somebody uses a layer."""
+        try:
+            file = os.open(self.layers / key / "meta.json", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(file)
+        return False
+
+    def close(self) -> None:
+        """Let go of the layers that were used."""
+        for file in self._held.values():
+            os.close(file)
+        self._held.clear()
 
     def chain(self, key: str) -> list[str]:
         """The keys of a layer and those below it, topmost first."""
@@ -200,12 +225,16 @@ class LayerCache:
         except OSError:
             return 0.0
 
-    def remove(self, key: str) -> None:
-        """Remove a layer; those above it are then no layers any more."""
+    def remove(self, key: str) -> bool:
+        """Remove a layer, if nobody uses it; those above it are then no layers any more."""
+        if self.is_held(key):
+            return False
         self._known.clear()
         path = self.layers / key
         (path / "meta.json").unlink(missing_ok=True)
         remove_tree(path)
+        (self._locks / key).unlink(missing_ok=True)
+        return True
 
     def _remove_abandoned(self) -> None:
         for lock in self._stages.glob("*.lock"):
@@ -234,19 +263,25 @@ def content_key(*parts: str) -> str:
 
 def remove_tree(path: Path) -> None:
     """Remove a folder, with what is write-protected in it; nothing if it is not there."""
-
-    def retry(function: Any, name: str, _: object) -> None:
-        with contextlib.suppress(OSError):
-            parent = Path(name).parent
-            parent.chmod(0o700)
-            if stat.S_ISDIR(Path(name).lstat().st_mode):
-                Path(name).chmod(0o700)
-                shutil.rmtree(name, ignore_errors=True)
-            else:
-                Path(name).unlink()
-
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(path, onerror=retry)
+    for _ in range(10):
+        try:
+            shutil.rmtree(path)
+        except FileNotFoundError:
+            if not path.exists():
+                return
+            # Something in it went in the meantime: another removes a part of it. On with the rest.
+        except OSError:
+            # The kernel makes folders without any permission for itself, and programs do so too.
+            with contextlib.suppress(OSError):
+                path.chmod(0o700)
+            for folder, names, _ in os.walk(path):
+                for name in names:  # they are entered afterwards
+                    with contextlib.suppress(OSError):
+                        if not Path(folder, name).is_symlink():
+                            Path(folder, name).chmod(0o700)
+        else:
+            return
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def tree_size(path: Path) -> int:

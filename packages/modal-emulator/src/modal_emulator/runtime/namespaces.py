@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BASE_ENV", "NamespacesRuntime", "limits"]
 
-VERSION = "namespaces-1"
+VERSION = "namespaces-2"
 BASE_ENV = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": "/root"}
 
 
@@ -37,13 +37,16 @@ class NamespacesRuntime(Runtime):
 
     def __init__(self, settings: Settings) -> None:
         self._work = settings.work / "containers"
-        self._work.mkdir(parents=True, exist_ok=True)
+        remove_tree(self._work)
+        self._work.mkdir(parents=True)
         self.cache = LayerCache(settings.cache / "namespaces")
         self.cgroups = Cgroups()
         self.launcher = Launcher(settings.cache, "namespaces")
         self.identity = f"{VERSION} {host_identity()} {self.launcher.full}"
         self._tops = system_tops()
         self._numbers = 0
+        self._mounted: dict[Path, set[str]] = {}
+        # Folders of this machine belong to its root, whom only the full range of ids includes.
         self.apt = self.launcher.full and shutil.which("apt-get") is not None
 
     def base_key(self, minor: str) -> str:
@@ -104,7 +107,11 @@ class NamespacesRuntime(Runtime):
         return None
 
     async def commit(self, stage: Stage, meta: Meta) -> Meta:
+        mounted = self._mounted.pop(stage.path, set())
+
         def tidy() -> None:
+            for target in sorted(mounted, reverse=True):
+                self._remove_mount_point(stage.path, target)
             for path in list(stage.path.iterdir()):
                 if path.name.startswith("."):
                     remove_tree(path)
@@ -118,12 +125,26 @@ class NamespacesRuntime(Runtime):
         await asyncio.to_thread(tidy)
         return self.cache.publish(stage, meta)
 
+    def _remove_mount_point(self, folder: Path, target: str) -> None:
+        """Remove what was made to mount on, as far as there is nothing in it."""
+        parts = [part for part in target.split("/") if part]
+        base = folder / parts[0] if parts[0] in self._tops else folder / "root" / parts[0]
+        path = base.joinpath(*parts[1:])
+        with contextlib.suppress(OSError):
+            if path.is_file() and path.stat().st_size == 0:
+                path.unlink()
+            while path not in (folder, folder / "root"):
+                if path.is_dir():
+                    path.rmdir()
+                path = path.parent
+
     async def start(self, spec: ContainerSpec) -> Process:
         if self.cache.get(spec.layer.key) is None:
             raise BuildError(
                 f"the image of {spec.name} is no longer in the cache; run the program again to rebuild it"
             )
         chain = self.cache.chain(spec.layer.key)
+        self.cache.use(spec.layer.key)
         self._numbers += 1
         folder = self._work / f"{self._numbers}"
         root = folder / "root"
@@ -131,6 +152,9 @@ class NamespacesRuntime(Runtime):
         if spec.changes is None:
             upper, work = folder / "upper", folder / "work"
         else:
+            mounted = self._mounted.setdefault(spec.changes, set())
+            mounted.update(each.target for each in spec.binds)
+            mounted.update(each.target for each in spec.overlays)
             upper = spec.changes
             work = spec.changes / f".work-{self._numbers}"
         tops = {"root": [f"{key}/root" for key in chain if self._has(key, "root")]}
@@ -166,6 +190,7 @@ class NamespacesRuntime(Runtime):
     async def close(self) -> None:
         await self.launcher.close()
         self.cgroups.close()
+        self.cache.close()
         await asyncio.to_thread(remove_tree, self._work)
 
 

@@ -110,9 +110,10 @@ def _describe(executable: Path, _modified: int) -> HostPython | None:
         return None
     library = Path(said["library"]) if said["library"] else None
     paths = {name: Path(said[name]) for name in ("prefix", "executable", "stdlib", "platstdlib", "include")}
-    if library is not None and not library.exists():
+    if library is not None and not os.access(library, os.R_OK):
         library = Path(said["prefix"]) / "lib" / library.name  # it was moved after it was built
-    if not (paths["stdlib"] / "os.py").exists() or (library is not None and not library.exists()):
+    needed = (paths["stdlib"] / "os.py", *([library] if library is not None else []))
+    if not all(os.access(path, os.R_OK) for path in needed):
         return None
     return HostPython(version=said["version"], library=library, **paths)
 

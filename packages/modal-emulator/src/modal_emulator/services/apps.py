@@ -11,14 +11,12 @@ from grpclib import Status
 from modal_proto import api_pb2
 
 from ..ids import new_id
+from ..named import check_name
 from ..rpc import Caller, declare, fail, rpc
 from ..store import join_parts, split_parts
 from . import Service
 
 __all__ = ["App", "AppService"]
-
-HEARTBEAT_LIMIT = 60.0
-"""Seconds without a heartbeat after which a client is gone; it sends one every 15."""
 
 EPHEMERAL, DETACHED = api_pb2.APP_STATE_EPHEMERAL, api_pb2.APP_STATE_DETACHED
 DEPLOYED, STOPPED = api_pb2.APP_STATE_DEPLOYED, api_pb2.APP_STATE_STOPPED
@@ -121,10 +119,23 @@ class AppService(Service):
         self._ending: set[asyncio.Task[None]] = set()
         self._watch = asyncio.create_task(self._stop_abandoned())
 
+    def resume(self) -> None:
+        """All services have started: go on where the server before was stopped."""
+        for app in self.all():
+            if app.state == DEPLOYED:
+                self.plane.functions.published(app)
+            else:
+                self._drop(app)
+
     async def stop(self) -> None:
         self._watch.cancel()
         if self._ending:
             await asyncio.wait(self._ending)
+
+    async def drop_environment(self, name: str) -> None:
+        for app in self.all():
+            if app.environment == name:
+                self.end(app)
 
     def get(self, app_id: str) -> App:
         app = self._apps.get(app_id)
@@ -152,9 +163,25 @@ class AppService(Service):
     async def _wind_up(self, app: App) -> None:
         await self.plane.containers.end_app(app.id)
         self.plane.logs.finish(app.id)
-        if not app.name:  # nobody can look it up: what it was made of goes with it
-            for service in (self.plane.functions, self.plane.volumes, self.plane.mounts, self.plane.secrets):
-                service.drop_app(app.id)
+        self._drop(app)
+
+    def _drop(self, app: App) -> None:
+        """Forget what an app was made of: nothing of it runs, and nothing will."""
+        plane = self.plane
+        for service in (plane.calls, plane.functions, plane.volumes, plane.mounts, plane.secrets):
+            service.drop_app(app.id)
+
+    def _leave(self, app: App) -> None:
+        """An app's client is gone: it ends, or if it is detached, when its work does."""
+        if app.state in (DETACHED, DISCONNECTED) and self.plane.calls.has_work(app.id):
+            app.state = DISCONNECTED
+            self.plane.calls.when_idle(app.id, lambda: self._has_finished(app))
+        elif app.state != DEPLOYED:
+            self.end(app)
+
+    def _has_finished(self, app: App) -> None:
+        if app.state == DISCONNECTED:  # else its client is back
+            self.end(app)
 
     def _named(self, name: str, environment: str) -> list[App]:
         """Apps that were deployed under a name, the newest first."""
@@ -168,13 +195,12 @@ class AppService(Service):
     async def _stop_abandoned(self) -> None:
         """End the ephemeral apps whose clients have vanished."""
         while True:
-            await asyncio.sleep(HEARTBEAT_LIMIT / 6)
-            late = time.monotonic() - HEARTBEAT_LIMIT
+            limit = self.plane.settings.heartbeat_limit
+            await asyncio.sleep(limit / 6)
+            late = time.monotonic() - limit
             for app in self.all():
-                if app.heard < late and app.state in (EPHEMERAL, INITIALIZING):
-                    self.end(app)
-                elif app.heard < late and app.state == DETACHED:
-                    app.state = DISCONNECTED
+                if app.heard < late and app.state in (EPHEMERAL, INITIALIZING, DETACHED):
+                    self._leave(app)
 
     def _new(self, description: str, environment: str, state: api_pb2.AppState.ValueType) -> App:
         app = App(new_id("ap"), description, self.plane.session.environment(environment), state)
@@ -205,6 +231,7 @@ class AppService(Service):
         if app is None:
             if request.object_creation_type == api_pb2.OBJECT_CREATION_TYPE_UNSPECIFIED:
                 fail(Status.NOT_FOUND, f"there is no app called {request.app_name!r}")
+            check_name(request.app_name, "App")
             app = self._new(request.app_name, request.environment_name, DEPLOYED)
             app.name, app.deployed_at = request.app_name, time.time()
             self._keep(app)
@@ -219,20 +246,25 @@ class AppService(Service):
         self, request: api_pb2.AppPublishRequest, caller: Caller
     ) -> api_pb2.AppPublishResponse:
         app = self.get(request.app_id)
+        if request.app_state == DEPLOYED:
+            check_name(request.name, "App")
+        if not app.runs:
+            fail(Status.FAILED_PRECONDITION, f"app {app.id} has been stopped")
         for object_id in [*request.function_ids.values(), *request.class_ids.values()]:
             self.plane.functions.check_belongs(object_id, app.id)
+        self.plane.functions.check_drafts(dict(request.definition_ids))
+        if request.app_state == DEPLOYED:
+            self._deploy(app, request, caller)
         before = dict(app.function_ids)
         app.function_ids, app.class_ids = dict(request.function_ids), dict(request.class_ids)
         if request.tags:
             app.tags = dict(request.tags)
         if request.app_state:
             app.state = request.app_state
-        if request.app_state == DEPLOYED:
-            self._deploy(app, request, caller)
         self._keep(app)
-        self.plane.functions.published(app.id, app.function_ids)
+        self.plane.functions.published(app)
         for function_id in set(before.values()) - set(app.function_ids.values()):
-            await self.plane.containers.end_function(function_id)
+            self.plane.containers.end_function(function_id)
         return api_pb2.AppPublishResponse(url=self._url(app), deployed_at=app.deployed_at)
 
     def _deploy(self, app: App, request: api_pb2.AppPublishRequest, caller: Caller) -> None:
@@ -261,18 +293,11 @@ class AppService(Service):
             app.state = DETACHED
         return Empty()
 
-    @rpc(reads="app_id reason exception")
+    @rpc(reads="app_id", moot="reason exception")
     async def app_client_disconnect(
         self, request: api_pb2.AppClientDisconnectRequest, caller: Caller
     ) -> Empty:
-        app = self.get(request.app_id)
-        if app.state == DETACHED and request.reason == api_pb2.APP_DISCONNECT_REASON_KEYBOARD_INTERRUPT:
-            app.state = DISCONNECTED
-        elif app.state in (DETACHED, DISCONNECTED) and self.plane.calls.has_work(app.id):
-            app.state = DISCONNECTED  # it ends when its work does
-            self.plane.calls.when_idle(app.id, lambda: self.end(app))
-        elif app.state != DEPLOYED:
-            self.end(app)
+        self._leave(self.get(request.app_id))
         return Empty()
 
     @rpc(reads="app_id", moot="source")
@@ -301,7 +326,10 @@ class AppService(Service):
     async def app_get_layout(
         self, request: api_pb2.AppGetLayoutRequest, caller: Caller
     ) -> api_pb2.AppGetLayoutResponse:
-        return api_pb2.AppGetLayoutResponse(app_layout=self.plane.functions.layout(self.get(request.app_id)))
+        app = self.get(request.app_id)
+        if not app.runs:
+            fail(Status.FAILED_PRECONDITION, f"app {app.id} has been stopped")
+        return api_pb2.AppGetLayoutResponse(app_layout=self.plane.functions.layout(app))
 
     @rpc(reads="app_id")
     async def app_get_lifecycle(
@@ -315,9 +343,9 @@ class AppService(Service):
     ) -> api_pb2.AppGetInfoResponse:
         app = self.get(request.app_id)
         answer = api_pb2.AppGetInfoResponse(info=self._metadata(app))
-        for tag, function_id in app.function_ids.items():
+        for function_id in app.function_ids.values() if app.runs else ():
             gpus = self.plane.functions.gpus(function_id)
-            answer.function_info_summaries[tag].gpu_config.extend(gpus)
+            answer.function_info_summaries[function_id].gpu_config.extend(gpus)
         return answer
 
     def _metadata(self, app: App) -> api_pb2.AppHandleMetadata:

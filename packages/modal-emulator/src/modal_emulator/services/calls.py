@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import time
 from collections import deque
@@ -42,6 +43,15 @@ MOST_OUTPUTS = 1000
 MOST_BYTES = 32 * 1024 * 1024
 KEPT_CLEARED = 256
 """Calls whose outputs have been taken are kept until there are this many, for a client that asks once more."""
+STREAM_GRACE = 2.0
+"""Seconds that a client has to ask for what a generator yielded before it failed."""
+HEAD_START = 0.05
+"""Seconds by which that is sent before the failure, which the client raises at once, whatever it has yet to read."""
+UNTAKEN = 600.0
+"""Seconds that the outputs of a call are kept for a client that waits for them, and may be gone."""
+GATHER_SECONDS = 0.0005
+"""Seconds for each unfinished input of a map that a new output waits for others, and at most this long:"""
+MOST_GATHER_SECONDS = 0.05
 LONGEST_WAIT = 60.0  # seconds; the client asks for 55 at most
 
 declare(api_pb2.FunctionInput, reads="args args_blob_id data_format method_name final_input")
@@ -84,9 +94,14 @@ class Call:
         parent: the input during which it was made; empty if it was made by a client.
         outputs: the final outputs, in the order in which they came.
         chunks: what a generator has yielded.
+        streamed: how many of them have been sent to the client.
         changed: set, and replaced, when there is something new.
+        taken: how many of the outputs that came first have been let go of, because the client has them.
         unfinished: inputs without a result.
+        finished_at: when there were last none of them.
         cancelled: no input starts any more.
+        cleared: its client has what it wants, or is gone.
+        broken: why its function cannot run at all; further inputs are not tried.
     """
 
     id: str
@@ -98,10 +113,19 @@ class Call:
     inputs: dict[int, Input] = field(default_factory=dict)
     outputs: list[api_pb2.FunctionGetOutputsItem] = field(default_factory=list)
     chunks: list[api_pb2.DataChunk] = field(default_factory=list)
+    streamed: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    taken: int = 0
     unfinished: int = 0
+    finished_at: float = 0.0
     cancelled: bool = False
     cleared: bool = False
+    broken: Result | None = None
+
+    @property
+    def patience(self) -> float:
+        """Seconds by which an answer about a map may be late, so that fewer and larger ones do."""
+        return min(GATHER_SECONDS * self.unfinished, MOST_GATHER_SECONDS)
 
     def notify(self) -> None:
         self.changed.set()
@@ -120,6 +144,24 @@ class CallService(Service):
         self._working: dict[str, int] = {}
         """Unfinished inputs of each app."""
         self._when_idle: dict[str, Callable[[], None]] = {}
+        self._sweeping = asyncio.create_task(self._sweep())
+
+    async def stop(self) -> None:
+        self._sweeping.cancel()
+
+    async def _sweep(self) -> None:
+        """Forget the calls whose clients have gone without taking what they waited for."""
+        while True:
+            await asyncio.sleep(UNTAKEN / 10)
+            late = time.time() - UNTAKEN
+            for call in list(self._calls.values()):
+                if (
+                    call.invocation != ASYNC
+                    and call.inputs
+                    and not call.unfinished
+                    and call.finished_at < late
+                ):
+                    self._clear(call)
 
     # --- for the other services ---
 
@@ -142,6 +184,12 @@ class CallService(Service):
         for call in list(self._calls.values()):
             if call.function.app_id == app_id and call.unfinished:
                 self.cancel(call, f"app {app_id} has been stopped")
+
+    def drop_app(self, app_id: str) -> None:
+        """An app has ended: of its calls, those that were spawned can still be asked about; forget the rest."""
+        for call in list(self._calls.values()):
+            if call.function.app_id == app_id and call.invocation != ASYNC:
+                self._clear(call)
 
     def cancel(self, call: Call, reason: str) -> None:
         """End what has not finished of a call, and of the calls that it has made."""
@@ -184,6 +232,7 @@ class CallService(Service):
         item.data = NOTHING  # nobody needs it any more, and there may be a million of them
         call.outputs.append(item.result)
         call.unfinished -= 1
+        call.finished_at = item.result.output_created_at
         call.notify()
         self._remember_output(call, item)
         app_id = call.function.app_id
@@ -202,7 +251,10 @@ class CallService(Service):
         if result.status == TERMINATED or item.attempt >= policy.retries or item.call.cancelled:
             self.finish(item, result, data_format, task_id=task_id)
             return
-        delay = policy.initial_delay_ms * (policy.backoff_coefficient or 1.0) ** item.attempt
+        # The client allows no more than a factor of 10; there is no number for any factor and any attempt.
+        delay = policy.initial_delay_ms * min(policy.backoff_coefficient or 1.0, 10.0) ** min(
+            item.attempt, 100
+        )
         item.attempt += 1
         asyncio.get_running_loop().call_later(
             min(delay, policy.max_delay_ms or delay) / 1000, self.plane.containers.queue, item
@@ -259,9 +311,12 @@ class CallService(Service):
     async def function_put_inputs(
         self, request: api_pb2.FunctionPutInputsRequest, caller: Caller
     ) -> api_pb2.FunctionPutInputsResponse:
-        return api_pb2.FunctionPutInputsResponse(
-            inputs=self._put(self.get(request.function_call_id), request.inputs)
-        )
+        call = self.get(request.function_call_id)
+        answer = api_pb2.FunctionPutInputsResponse(inputs=self._put(call, request.inputs))
+        if call.is_map and self.plane.containers.has_backlog(call.function):
+            # The client makes up its next batch meanwhile, which is the larger for it.
+            await asyncio.sleep(call.patience)
+        return answer
 
     def _put(
         self, call: Call, items: Iterable[api_pb2.FunctionPutInputsItem]
@@ -278,6 +333,8 @@ class CallService(Service):
                 self._working[app_id] = self._working.get(app_id, 0) + 1
                 if call.cancelled or not self.plane.apps.get(app_id).runs:
                     self.finish(added, Result(status=TERMINATED, exception="the call has been cancelled"))
+                elif call.broken is not None:
+                    self.finish(added, call.broken)
                 else:
                     self.plane.containers.queue(added, balance=False)
             answer.append(
@@ -316,20 +373,38 @@ class CallService(Service):
             changed = call.changed
             if by_index:
                 last = request.end_idx if request.HasField("end_idx") else max(call.inputs, default=0)
-                wanted = range(request.start_idx, min(last, max(call.inputs, default=-1)) + 1)
+                wanted: Iterable[int] = range(
+                    max(0, request.start_idx), min(last, max(call.inputs, default=-1)) + 1
+                )
+                if len(wanted) > 2 * len(call.inputs):  # type: ignore[arg-type]
+                    wanted = sorted(idx for idx in call.inputs if idx in wanted)  # indices with gaps
                 found = [
                     item.result
                     for idx in wanted
                     if (item := call.inputs.get(idx)) is not None and item.result
                 ]
             else:
-                found = call.outputs[at:]
+                if at > call.taken and call.invocation != ASYNC:
+                    _let_go(call, at)
+                at = max(at, call.taken)
+                found = call.outputs[at - call.taken :]
             left = deadline - time.monotonic()
-            if found or left <= 0 or (call.unfinished == 0 and call.inputs and by_index):
+            if found and call.streamed < len(call.chunks) and found[0].result.status != SUCCESS:
+                left = found[0].output_created_at + STREAM_GRACE - time.time()
+                if left <= 0:
+                    break
+            elif found and call.chunks and found[0].result.status != SUCCESS:
+                await asyncio.sleep(HEAD_START)
+                break
+            elif found or left <= 0 or (call.unfinished == 0 and call.inputs and by_index):
                 break
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(changed.wait(), left)
-        found = _some(found, request.max_values or MOST_OUTPUTS)
+        if call.is_map and found and call.unfinished and not by_index:
+            # Many small answers would cost the client and us more than what they answer.
+            await asyncio.sleep(call.patience)
+            found = call.outputs[at:]
+        found = _some(found, request.max_values if request.max_values > 0 else MOST_OUTPUTS)
         answer = api_pb2.FunctionGetOutputsResponse(
             idxs=[output.idx for output in found],
             outputs=found,
@@ -368,9 +443,13 @@ class CallService(Service):
         deadline = time.monotonic() + LONGEST_WAIT
         while True:
             changed = call.changed
-            for chunk in call.chunks[at:]:
+            while at < len(call.chunks):
                 at += 1
-                yield chunk
+                yield call.chunks[at - 1]
+            if at > call.streamed:
+                call.streamed = at
+                call.notify()
+                continue
             left = deadline - time.monotonic()
             if left <= 0 or call.cleared:
                 return
@@ -436,8 +515,9 @@ class CallService(Service):
             Result.GENERIC_STATUS_TIMEOUT: info.timeout_inputs,
             TERMINATED: info.cancelled_inputs,
         }
-        for output in call.outputs:
-            kinds.get(output.result.status, info.failed_inputs).total += 1
+        for item in call.inputs.values():
+            if item.result is not None:
+                kinds.get(item.result.result.status, info.failed_inputs).total += 1
         return api_pb2.FunctionCallGetInfoResponse(info=info)
 
     @rpc(reads="function_call_id")
@@ -455,7 +535,7 @@ class CallService(Service):
                 function_call_id=call.id,
                 parent_input_id=call.parent,
                 function_name=call.function.name,
-                module_name=call.function.definition.module_name,
+                module_name=call.function.definition.module_name if call.function.defined else "",
             )
             for item in call.inputs.values():
                 answer.inputs.add(
@@ -477,6 +557,8 @@ class CallService(Service):
                 call.function.id.encode(),
                 str(len(call.inputs)).encode(),
                 str(int(call.is_map)).encode(),
+                call.function.app_id.encode(),
+                call.function.name.encode(),
             )
             self.store.put("call", call.id, join_parts(*parts))
 
@@ -490,8 +572,12 @@ class CallService(Service):
         row = self.store.get("call", call_id)
         if row is None:
             return None
-        function_id, count, is_map = (part.decode() for part in split_parts(row))
-        call = Call(call_id, self.plane.functions.get(function_id), is_map == "1", ASYNC)
+        function_id, count, is_map, app_id, name = (part.decode() for part in split_parts(row))
+        # Of an app that has ended, the function is gone, but not what it gave.
+        function = self.plane.functions.find(function_id) or Function(
+            function_id, app_id, api_pb2.FunctionData(), api_pb2.FunctionHandleMetadata(function_name=name)
+        )
+        call = Call(call_id, function, is_map == "1", ASYNC)
         outputs = {
             output.idx: output
             for _, data in self.store.items("output", f"{call_id}/")
@@ -517,6 +603,22 @@ def _entry(entry_id: str) -> int:
     """How many outputs a client has had, of the id of the last one."""
     head = entry_id.split("-")[0]
     return int(head) if head.isdecimal() and len(head) < 16 else 0
+
+
+def _let_go(call: Call, count: int) -> None:
+    """Forget the first outputs of a call, which its client has: there may be a million of them."""
+    outputs = call.outputs[: count - call.taken]
+    for output in outputs:
+        if not output.result.data_blob_id:  # it may still have to fetch that
+            call.inputs[output.idx].result = _bare(output.result.status, output.task_id)
+    del call.outputs[: len(outputs)]
+    call.taken += len(outputs)
+
+
+@functools.lru_cache(maxsize=1000)
+def _bare(status: Result.GenericStatus.ValueType, task_id: str) -> api_pb2.FunctionGetOutputsItem:
+    """What is kept of an output that the client has."""
+    return api_pb2.FunctionGetOutputsItem(result=Result(status=status), task_id=task_id)
 
 
 def _some(outputs: list[api_pb2.FunctionGetOutputsItem], most: int) -> list[api_pb2.FunctionGetOutputsItem]:

@@ -16,7 +16,7 @@ from google.protobuf.empty_pb2 import Empty
 from grpclib import GRPCError, Status
 from modal_proto import api_pb2
 
-from ..containers import AT_ONCE, CANCEL_GRACE, Container, Pool
+from ..containers import AT_ONCE, Container, Pool
 from ..ids import new_id
 from ..rpc import Caller, declare, fail, rpc
 from ..runtime import Bind, BuildError, ContainerSpec, Layer
@@ -24,6 +24,7 @@ from ..runtime.client import client_tree
 from . import Service
 from .calls import Input, Result
 from .functions import Function
+from .logs import Origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -40,8 +41,8 @@ MOST = 64
 """Containers of a function that does not say how many it may have."""
 MOST_CRASHES = 3
 """After so many containers that ended under it, an input fails; likewise all of a function that cannot start one."""
-FIRST_BACKOFF = 0.2
-"""Seconds before the next container after one that could not start; they double."""
+FIRST_BACKOFF, LONGEST_BACKOFF = 0.2, 30.0
+"""Seconds before the next container after one that could not start; they double, up to the second figure."""
 HEARTBEAT_POLL = 14.0
 """Seconds that a heartbeat is held, so that a cancellation reaches the container at once; it sends one every 15."""
 
@@ -83,6 +84,8 @@ class ContainerService(Service):
         if item.result is not None:
             return
         pool = self._pool(item.call.function)
+        if not pool.pending and not pool.containers:
+            pool.crashes, pool.not_before = 0, 0.0  # it has its own chance, whatever was before
         for container in pool.containers:
             if (
                 container.usable
@@ -107,12 +110,19 @@ class ContainerService(Service):
                 container.retire()
         self._balance(pool)
 
-    async def end_function(self, function_id: str) -> None:
+    def end_function(self, function_id: str) -> None:
         """A function is no longer part of its app."""
-        pool = self._pools.pop(function_id, None)
-        if pool is not None:
-            for container in pool.containers:
-                container.retire()
+        for pool in list(self._pools.values()):
+            if function_id in (pool.function.id, pool.function.base and pool.function.base.id):
+                gone = Result(
+                    status=Result.GENERIC_STATUS_TERMINATED,
+                    exception=f"the app no longer has the function {pool.function.name}",
+                )
+                waiting, pool.pending = pool.pending, deque()
+                for item in waiting:
+                    self.plane.calls.finish(item, gone)
+                for container in list(pool.containers):
+                    container.retire()
 
     async def end_app(self, app_id: str) -> None:
         """End the containers of an app; their exit hooks run."""
@@ -121,10 +131,11 @@ class ContainerService(Service):
                 pool.again.cancel()
             for container in pool.containers:
                 container.interrupt()
-        waits = [c.ended.wait() for c in self._containers.values() if c.function.app_id == app_id]
-        if waits:
-            await asyncio.wait([asyncio.ensure_future(wait) for wait in waits], timeout=2 * CANCEL_GRACE)
-        for pool in [p for p in self._pools.values() if p.function.app_id == app_id and not p.containers]:
+        # Each has a limited time for its end, after which it is killed.
+        await asyncio.gather(
+            *(c.ended.wait() for c in list(self._containers.values()) if c.function.app_id == app_id)
+        )
+        for pool in [p for p in self._pools.values() if p.function.app_id == app_id]:
             del self._pools[pool.function.id]
 
     def count(self, app_id: str) -> int:
@@ -133,6 +144,10 @@ class ContainerService(Service):
 
     def app_of(self, task_id: str) -> str:
         return self._task(task_id).function.app_id
+
+    def has_backlog(self, function: Function) -> bool:
+        """Whether inputs of a function wait for a container."""
+        return bool(self._pool(function).pending)
 
     def stats(self, function: Function) -> api_pb2.FunctionStats:
         pool = self._pool(function)
@@ -254,7 +269,7 @@ class ContainerService(Service):
             reason = f"modal-emulator has a bug: {type(exc).__name__}: {exc}"
         finally:
             self._remove(container)
-            self.plane.logs.state(function.app_id, function.id, container.id, api_pb2.TASK_STATE_COMPLETED)
+            self.plane.logs.state(_origin(container), api_pb2.TASK_STATE_COMPLETED)
         self._after(pool, container, reason)
 
     def _remove(self, container: Container) -> None:
@@ -281,11 +296,11 @@ class ContainerService(Service):
         """
         function, plane = container.function, self.plane
         definition = function.definition
-        plane.logs.state(function.app_id, function.id, container.id, api_pb2.TASK_STATE_CREATING_CONTAINER)
+        plane.logs.state(_origin(container), api_pb2.TASK_STATE_CREATING_CONTAINER)
         image_id = definition.image_id
         layer = layer or plane.images.layer(image_id)
         builder = plane.images.builder_version(image_id)
-        client = await client_tree(plane.settings, function.client, layer.python, builder)
+        client = await client_tree(plane.settings, (function.base or function).client, layer.python, builder)
         folder = self._sockets / container.id[-12:]
         folder.mkdir(mode=0o700)
         container.attachment = await plane.volumes.attach(
@@ -319,7 +334,7 @@ class ContainerService(Service):
                 timer = asyncio.get_running_loop().call_later(
                     function.startup_timeout, self._startup_timed_out, container
                 )
-                if container.cause:  # it was killed while it started
+                if container.retiring:  # it was to end while it started
                     container.process.kill()
                 try:
                     return await container.process.wait()
@@ -386,7 +401,7 @@ class ContainerService(Service):
         """A container has ended: see to the inputs that it was running, and whether another one is needed."""
         for item in list(container.inputs.values()):
             self._unassign(item)
-            item.crashes += 1
+            item.crashes += not container.cause  # what was killed for another input's sake is not to blame
             if item.crashes >= MOST_CRASHES:
                 status = Result.GENERIC_STATUS_INTERNAL_FAILURE
                 if container.process is not None and container.process.oom:
@@ -406,17 +421,24 @@ class ContainerService(Service):
             self._balance(pool)
 
     def _failed_to_start(self, pool: Pool, container: Container, reason: str) -> None:
+        """
+        A container has ended before it asked for an input: wait for longer and longer before the next one, or give up
+        what waits, if it has said itself what is wrong, or if it is one of too many.
+        """
         pool.crashes += 1
-        pool.not_before = time.monotonic() + FIRST_BACKOFF * 2 ** (pool.crashes - 1)
-        if pool.crashes < MOST_CRASHES:
+        backoff = FIRST_BACKOFF * 2 ** min(pool.crashes - 1, 20)
+        pool.not_before = time.monotonic() + min(backoff, LONGEST_BACKOFF)
+        if pool.crashes < MOST_CRASHES and container.failure is None:
+            return
+        if any(other.ready for other in pool.containers):
             return
         result = container.failure or Result(
             status=Result.GENERIC_STATUS_INIT_FAILURE,
             exception=f"{reason}; {pool.crashes} containers in a row did not get as far as to run an input",
         )
-        pool.crashes = 0
         waiting, pool.pending = pool.pending, deque()
         for item in waiting:
+            item.call.broken = result
             self.plane.calls.finish(item, result, task_id=container.id)
 
     # --- inputs ---
@@ -501,8 +523,7 @@ class ContainerService(Service):
         if not container.ready:
             container.ready = True
             pool.crashes = 0
-            app_id, function_id = container.function.app_id, container.function.id
-            self.plane.logs.state(app_id, function_id, container.id, api_pb2.TASK_STATE_ACTIVE)
+            self.plane.logs.state(_origin(container), api_pb2.TASK_STATE_ACTIVE)
         item: Input | None = None
         if container.usable:
             item = self._next(pool)
@@ -539,10 +560,11 @@ class ContainerService(Service):
     @rpc(reads="outputs", moot="requested_at")
     async def function_put_outputs(self, request: api_pb2.FunctionPutOutputsRequest, caller: Caller) -> Empty:
         container = self._own(caller)
+        if container.process is not None:
+            container.process.drain()  # what it has printed comes before its result, and is known to belong to it
         for output in request.outputs:
-            item = container.inputs.pop(output.input_id, None)
+            item = container.done(output.input_id)
             if item is None:  # it was cancelled or timed out in the meantime
-                container.dropped.discard(output.input_id)
                 continue
             self._unassign(item)
             if output.result.status == Result.GENERIC_STATUS_SUCCESS:
@@ -618,7 +640,9 @@ class ContainerService(Service):
 
 def _describe_exit(code: int, container: Container) -> str:
     if container.process is not None and container.process.oom:
-        return f"the container used more than its {container.function.definition.resources.memory_mb} MiB of memory"
+        resources = container.function.definition.resources
+        limit = resources.memory_mb_max or resources.memory_mb
+        return f"the container ran out of memory: it used more than its {limit} MiB"
     how = f"was killed by signal {-code}" if code < 0 else f"ended with exit status {code}"
     return f"the container {how}"
 
@@ -637,10 +661,19 @@ class _Lines:
             self._take(descriptor, text)
 
 
-def _log_of(plane: ControlPlane, container: Container) -> Callable[[int, str], None]:
+def _origin(container: Container) -> Origin:
     function = container.function
+    base = function.base
+    if base is None:
+        return Origin(function.app_id, function.id, "", container.id)
+    return Origin(function.app_id, base.id, function.id, container.id)
+
+
+def _log_of(plane: ControlPlane, container: Container) -> Callable[[int, str], None]:
+    origin = _origin(container)
 
     def take(descriptor: int, text: str) -> None:
-        plane.logs.write(function.app_id, function.id, container.id, descriptor, text)
+        call_id, input_id = container.at_work_on
+        plane.logs.write(origin, descriptor, text, call_id=call_id, input_id=input_id)
 
     return take

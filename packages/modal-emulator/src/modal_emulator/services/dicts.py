@@ -47,6 +47,9 @@ class DictService(Service):
     async def stop(self) -> None:
         self._registry.stop()
 
+    async def drop_environment(self, name: str) -> None:
+        self._registry.drop_environment(name)
+
     def drop_app(self, app_id: str) -> None:
         """An app has ended that will not run again: forget the dicts that it alone had."""
         self._registry.drop_app(app_id)

@@ -19,6 +19,8 @@ __all__ = ["Function", "FunctionService"]
 
 DEFAULT_TIMEOUT = 300  # seconds: Modal's
 DEFAULT_SCALEDOWN = 60  # seconds: Modal's
+MOST_KEPT = 64
+"""Containers that a function may keep ready: they are processes of this machine."""
 SHAPE = (
     "module_name function_name implementation_name function_type autoscaler_settings method_definitions"
     " method_definitions_set timeout_secs startup_timeout_secs concurrency_limit warm_pool_size"
@@ -76,6 +78,16 @@ class Scaling:
     """Inputs that one container runs at a time."""
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What a function will be when its app is published."""
+
+    data: api_pb2.FunctionData
+    metadata: api_pb2.FunctionHandleMetadata
+    python: str
+    client: str
+
+
 @dataclass(eq=False, slots=True)
 class Function:
     """A function, a class, or either of them with other options or with parameters.
@@ -88,6 +100,7 @@ class Function:
         options: what the variant has otherwise than its base.
         overrides: what was changed while it runs.
         revision: goes up when it is defined anew.
+        draft: what a deployment in progress has defined it as.
     """
 
     id: str
@@ -101,6 +114,7 @@ class Function:
     options: api_pb2.FunctionOptions = field(default_factory=api_pb2.FunctionOptions)
     overrides: api_pb2.AutoscalerSettings = field(default_factory=api_pb2.AutoscalerSettings)
     revision: int = 0
+    draft: Draft | None = None
     _definition: tuple[int, api_pb2.Function] | None = None
 
     @property
@@ -124,6 +138,14 @@ class Function:
             self._definition = (origin.revision, definition)
         return self._definition[1]
 
+    def adopt(self, draft: Draft) -> None:
+        """Become what a draft says."""
+        before = self.data.SerializeToString(deterministic=True)
+        self.revision += before != draft.data.SerializeToString(deterministic=True)
+        self.data, self.metadata = draft.data, draft.metadata
+        self.python, self.client = draft.python, draft.client
+        self.draft = None
+
     @property
     def name(self) -> str:
         return self.metadata.function_name
@@ -135,19 +157,29 @@ class Function:
 
     @property
     def startup_timeout(self) -> float:
-        return self.definition.startup_timeout_secs or self.timeout
+        """Seconds that a container may take to start."""
+        given = self.definition.startup_timeout_secs
+        # A client that was told nothing of it sends the timeout, which says nothing of how quick this machine is.
+        return (
+            given if given and given != self.definition.timeout_secs else max(self.timeout, DEFAULT_TIMEOUT)
+        )
 
     @property
     def scaling(self) -> Scaling:
         definition = self.definition
-        wanted = api_pb2.AutoscalerSettings()
-        wanted.CopyFrom(definition.autoscaler_settings)
-        wanted.MergeFrom(self.overrides)
+        wanted = api_pb2.AutoscalerSettings(  # as clients have said it in the past
+            min_containers=definition.warm_pool_size,
+            max_containers=definition.concurrency_limit,
+            buffer_containers=definition._experimental_buffer_containers,
+            scaledown_window=definition.task_idle_timeout_secs,
+        )
+        wanted.MergeFrom(definition.autoscaler_settings)
+        wanted.MergeFrom(self.overrides)  # a 0 in it counts: no limit, or none at all
         return Scaling(
-            least=wanted.min_containers or definition.warm_pool_size,
-            most=wanted.max_containers or definition.concurrency_limit,
-            spare=wanted.buffer_containers or definition._experimental_buffer_containers,
-            idle_seconds=wanted.scaledown_window or definition.task_idle_timeout_secs or DEFAULT_SCALEDOWN,
+            least=wanted.min_containers,
+            most=wanted.max_containers,
+            spare=wanted.buffer_containers,
+            idle_seconds=wanted.scaledown_window or DEFAULT_SCALEDOWN,
             concurrency=max(1, definition.max_concurrent_inputs),
         )
 
@@ -223,6 +255,9 @@ class FunctionService(Service):
 
     # --- for the other services ---
 
+    def find(self, function_id: str) -> Function | None:
+        return self._functions.get(function_id)
+
     def get(self, function_id: str) -> Function:
         function = self._functions.get(function_id)
         if function is None:
@@ -266,10 +301,33 @@ class FunctionService(Service):
                 )
         return layout
 
-    def published(self, app_id: str, function_ids: dict[str, str]) -> None:
-        """An app has been published: its functions may have containers before they are called."""
-        for function_id in function_ids.values():
-            self.plane.containers.function_changed(self.get(function_id))
+    def check_drafts(self, definition_ids: dict[str, str]) -> None:
+        """Refuse definitions that are not the last ones of their functions."""
+        for function_id, definition_id in definition_ids.items():
+            draft = self.get(function_id).draft
+            if draft is not None and definition_id != draft.metadata.definition_id:
+                fail(
+                    Status.ABORTED,
+                    "the app is being deployed by somebody else at the same time: deploy it again",
+                )
+
+    def published(self, app: App) -> None:
+        """
+        An app has been published: its functions are what they were last defined as, have containers of no other
+        definition, and may have some before they are called.
+        """
+        changed = {function_id: self.get(function_id) for function_id in app.function_ids.values()}
+        for function in changed.values():
+            if function.draft is not None:
+                function.adopt(function.draft)
+                self._keep(function)
+            function.overrides.Clear()
+        for function in list(self._functions.values()):
+            if function.base is not None and function.base.id in changed:
+                function.overrides.Clear()
+                self.plane.containers.function_changed(function)
+        for function in changed.values():
+            self.plane.containers.function_changed(function)
 
     def drop_app(self, app_id: str) -> None:
         """Drop what an app defined that nobody can call any more."""
@@ -289,53 +347,53 @@ class FunctionService(Service):
     async def function_precreate(
         self, request: api_pb2.FunctionPrecreateRequest, caller: Caller
     ) -> api_pb2.FunctionPrecreateResponse:
-        self.plane.apps.get(request.app_id)
-        if request.existing_function_id:
-            self.check_belongs(request.existing_function_id, request.app_id)
-            function = self.get(request.existing_function_id)
-        else:
-            function_id = new_id("fu")
-            function = Function(
-                function_id, request.app_id, api_pb2.FunctionData(), api_pb2.FunctionHandleMetadata()
-            )
-            self._functions[function_id] = function
-        function.metadata = _metadata(function, request)
-        return api_pb2.FunctionPrecreateResponse(function_id=function.id, handle_metadata=function.metadata)
+        app = self.plane.apps.get(request.app_id)
+        function = self._existing(app, request.existing_function_id)
+        metadata = _metadata(function, request)
+        if not function.defined:
+            function.metadata = metadata
+        return api_pb2.FunctionPrecreateResponse(function_id=function.id, handle_metadata=metadata)
+
+    def _existing(self, app: App, function_id: str) -> Function:
+        """A function to define: an app's own, or a new one."""
+        if not app.runs:
+            fail(Status.FAILED_PRECONDITION, f"app {app.id} has been stopped")
+        if function_id:
+            self.check_belongs(function_id, app.id)
+            return self.get(function_id)
+        function = Function(new_id("fu"), app.id, api_pb2.FunctionData(), api_pb2.FunctionHandleMetadata())
+        self._functions[function.id] = function
+        return function
 
     @rpc(reads="function app_id existing_function_id function_data")
     async def function_create(
         self, request: api_pb2.FunctionCreateRequest, caller: Caller
     ) -> api_pb2.FunctionCreateResponse:
         app = self.plane.apps.get(request.app_id)
-        if not app.runs:
-            fail(Status.FAILED_PRECONDITION, f"app {app.id} has been stopped")
         data = api_pb2.FunctionData()
         if request.HasField("function_data"):
             data.CopyFrom(request.function_data)
         else:
             data = _data_of(request.function)
+        if not data.ranked_functions:
+            fail(Status.INVALID_ARGUMENT, "a function without a definition")
         for ranked in data.ranked_functions:
             self._check(ranked.function, caller)
-        if request.existing_function_id:
-            self.check_belongs(request.existing_function_id, app.id)
-            function = self.get(request.existing_function_id)
+        function = self._existing(app, request.existing_function_id)
+        metadata = _metadata(function, data)
+        metadata.definition_id = new_id("de")
+        draft = Draft(data, metadata, caller.python, caller.client_version)
+        if function.id in app.function_ids.values():
+            # Until the app is published, and for good if it is not, the function stays what it is.
+            function.draft = draft
         else:
-            function = Function(new_id("fu"), app.id, data, api_pb2.FunctionHandleMetadata())
-            self._functions[function.id] = function
-        changed = function.data.SerializeToString(deterministic=True) != data.SerializeToString(
-            deterministic=True
-        )
-        function.data = data
-        function.python, function.client = caller.python, caller.client_version
-        function.revision += changed
-        function.metadata = _metadata(function, data)
-        function.metadata.definition_id = new_id("de")
-        self._keep(function)
+            function.adopt(draft)
+            self._keep(function)
         return api_pb2.FunctionCreateResponse(
             function_id=function.id,
             function=data.ranked_functions[0].function,
             function_data=data,
-            handle_metadata=function.metadata,
+            handle_metadata=metadata,
         )
 
     def _check(self, definition: api_pb2.Function, caller: Caller) -> None:
@@ -347,6 +405,12 @@ class FunctionService(Service):
             fail(
                 Status.UNIMPLEMENTED, "modal-emulator does not do classes as clients before 0.67 define them"
             )
+        _check_kept(
+            definition.autoscaler_settings.min_containers,
+            definition.autoscaler_settings.buffer_containers,
+            definition.warm_pool_size,
+            definition._experimental_buffer_containers,
+        )
         layer = self.plane.images.layer(definition.image_id)
         serialized = definition.definition_type == api_pb2.Function.DEFINITION_TYPE_SERIALIZED
         if serialized and caller.python and layer.python != caller.python:
@@ -371,10 +435,12 @@ class FunctionService(Service):
         digest = hashlib.sha256(base.id.encode() + content).hexdigest()
         function_id = f"fu-{digest[:22]}"
         function = self._functions.get(function_id)
-        if function is None:
-            metadata = api_pb2.FunctionHandleMetadata()
-            metadata.CopyFrom(base.metadata)
-            metadata.base_function_id = base.id
+        metadata = api_pb2.FunctionHandleMetadata()
+        metadata.CopyFrom(base.metadata)
+        metadata.base_function_id = base.id
+        if function is not None:
+            function.metadata = metadata  # what it is a variant of may have been defined anew
+        else:
             function = Function(
                 function_id,
                 base.app_id,
@@ -473,6 +539,8 @@ class FunctionService(Service):
         self, request: api_pb2.FunctionUpdateSchedulingParamsRequest, caller: Caller
     ) -> api_pb2.FunctionUpdateSchedulingParamsResponse:
         function = self.get(request.function_id)
+        settings = request.settings
+        _check_kept(request.warm_pool_size_override, settings.min_containers, settings.buffer_containers)
         if request.warm_pool_size_override:
             function.overrides.min_containers = request.warm_pool_size_override
         function.overrides.MergeFrom(request.settings)
@@ -500,6 +568,14 @@ class FunctionService(Service):
         waiting = self.plane.containers.stats(self.get(request.function_id)).backlog
         least, most = request.target_concurrency, request.max_concurrency
         return api_pb2.FunctionGetDynamicConcurrencyResponse(concurrency=min(most, least + waiting))
+
+
+def _check_kept(*counts: int) -> None:
+    if any(count > MOST_KEPT for count in counts):
+        fail(
+            Status.INVALID_ARGUMENT,
+            f"modal-emulator keeps at most {MOST_KEPT} containers of a function ready",
+        )
 
 
 def _settings(function: Function) -> api_pb2.AutoscalerSettings:

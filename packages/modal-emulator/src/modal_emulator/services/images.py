@@ -18,6 +18,7 @@ from google.protobuf.empty_pb2 import Empty
 from grpclib import Status
 from modal_proto import api_pb2
 
+from ..paths import clean
 from ..rpc import Caller, declare, fail, rpc
 from ..runtime import BuildError, Layer
 from ..runtime.build import Builder, Definition, FunctionStep, fresh_key
@@ -181,10 +182,11 @@ class ImageService(Service):
         build = self._builds.get(image_id)
         if build is not None and build.task is not None and not build.task.done():
             return api_pb2.ImageGetOrCreateResponse(image_id=image_id)
-        build = Build(image_id, build_key, request.builder_version, lines=_lines(image))
-        build.bases = [base.image_id for base in image.base_images]
-        self._builds[image_id] = build
         meta = None if error else cache.get(build_key)
+        if meta is None or build is None:
+            build = Build(image_id, build_key, request.builder_version, lines=_lines(image))
+            build.bases = [base.image_id for base in image.base_images]
+            self._builds[image_id] = build
         if meta is not None:
             self._succeed(build)
             return api_pb2.ImageGetOrCreateResponse(
@@ -209,7 +211,8 @@ class ImageService(Service):
         deadline = time.monotonic() + (
             min(request.timeout, JOIN_SECONDS) if request.timeout else JOIN_SECONDS
         )
-        position = int(request.last_entry_id) if request.last_entry_id.isdecimal() else 0
+        given = request.last_entry_id
+        position = int(given) if given.isdecimal() and len(given) < 16 else 0
         while True:
             changed = build.changed
             skip = max(position - build.dropped, 0)
@@ -323,7 +326,11 @@ class ImageService(Service):
         return Definition(
             commands=tuple(image.dockerfile_commands),
             bases=bases,
-            context_files={file.filename: file.data for file in image.context_files},
+            context_files={
+                file.filename: file.data
+                for file in image.context_files
+                if clean(file.filename, "the context file")
+            },
             context=context,
             context_digest=digest,
             build_args=dict(image.build_args),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -15,21 +15,39 @@ from modal_proto import api_pb2
 from ..rpc import Caller, rpc
 from . import Service
 
-__all__ = ["LogService"]
+__all__ = ["LogService", "Origin"]
+
+Request = api_pb2.AppGetLogsRequest | api_pb2.AppFetchLogsRequest | api_pb2.AppCountLogsRequest
 
 MOST_ENTRIES = 100_000
-"""Of an app; the oldest are dropped."""
+MOST_TEXT = 32 << 20
+"""Characters. The oldest of an app's entries are dropped when it has more, and those of the app that has been silent
+for longest when all together have more than twice as much."""
+LONGEST_WAIT = 60.0  # seconds; the client asks for 55 at most
 MOST_IN_BATCH = 500
 LONGEST_ITEM = 64 * 1024  # characters
 
 STDOUT, STDERR = api_pb2.FILE_DESCRIPTOR_STDOUT, api_pb2.FILE_DESCRIPTOR_STDERR
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where something was printed: a container, and the function that it is of.
+
+    Attributes:
+        variant_id: of the function with options or parameters, if it is one.
+    """
+
+    app_id: str
+    function_id: str
+    variant_id: str
+    task_id: str
+
+
 @dataclass(slots=True)
 class Entry:
     number: int
-    task_id: str
-    function_id: str
+    origin: Origin
     log: api_pb2.TaskLogs
 
 
@@ -37,30 +55,45 @@ class Entry:
 class Journal:
     """The log of one app."""
 
-    entries: deque[Entry] = field(default_factory=lambda: deque(maxlen=MOST_ENTRIES))
+    entries: deque[Entry] = field(default_factory=deque)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     done: bool = False
+    newest: int = 0
+    size: int = 0
 
     def notify(self) -> None:
         self.changed.set()
         self.changed = asyncio.Event()
 
+    def add(self, origin: Origin, log: api_pb2.TaskLogs) -> None:
+        self.newest += 1
+        self.entries.append(Entry(self.newest, origin, log))
+        self.size += len(log.data)
+
+    def drop(self) -> int:
+        """Forget the oldest entry; returns its size."""
+        size = len(self.entries.popleft().log.data)
+        self.size -= size
+        return size
+
     def after(self, number: int) -> Iterator[Entry]:
         """The entries since one, the oldest first."""
-        if not self.entries or self.entries[-1].number <= number:
-            return iter(())
-        skipped = max(0, number - self.entries[0].number + 1)
-        return itertools.islice(self.entries, skipped, None)
+        # From the end: those who follow a long log have had nearly all of it.
+        newest = itertools.takewhile(lambda entry: entry.number > number, reversed(self.entries))
+        return reversed(list(newest))
 
 
 class LogService(Service):
     """The RPCs about logs."""
 
     async def start(self) -> None:
-        self._journals: dict[str, Journal] = {}
+        self._journals: OrderedDict[str, Journal] = OrderedDict()
+        self._size = 0
 
-    def write(self, app_id: str, function_id: str, task_id: str, descriptor: int, text: str) -> None:
-        """Note what a container has printed."""
+    def write(
+        self, origin: Origin, descriptor: int, text: str, *, call_id: str = "", input_id: str = ""
+    ) -> None:
+        """Note what a container has printed, and during which call and input, if that is known."""
         for start in range(0, len(text), LONGEST_ITEM):
             now = time.time()
             log = api_pb2.TaskLogs(
@@ -68,12 +101,15 @@ class LogService(Service):
                 timestamp=now,
                 timestamp_ns=int(now * 1e9),
                 file_descriptor=STDERR if descriptor == 2 else STDOUT,
+                function_call_id=call_id,
+                input_id=input_id,
+                container_id=origin.task_id,
             )
-            self._append(app_id, function_id, task_id, log)
+            self._append(origin, log)
 
-    def state(self, app_id: str, function_id: str, task_id: str, state: api_pb2.TaskState.ValueType) -> None:
+    def state(self, origin: Origin, state: api_pb2.TaskState.ValueType) -> None:
         """Note what a container is doing, for the client's status line."""
-        self._append(app_id, function_id, task_id, api_pb2.TaskLogs(task_state=state, timestamp=time.time()))
+        self._append(origin, api_pb2.TaskLogs(task_state=state, timestamp=time.time()))
 
     def finish(self, app_id: str) -> None:
         """Nothing more will be printed by an app; those who follow it are told."""
@@ -81,10 +117,16 @@ class LogService(Service):
         journal.done = True
         journal.notify()
 
-    def _append(self, app_id: str, function_id: str, task_id: str, log: api_pb2.TaskLogs) -> None:
-        journal = self._journal(app_id)
-        number = journal.entries[-1].number + 1 if journal.entries else 1
-        journal.entries.append(Entry(number, task_id, function_id, log))
+    def _append(self, origin: Origin, log: api_pb2.TaskLogs) -> None:
+        journal = self._journal(origin.app_id)
+        self._journals.move_to_end(origin.app_id)
+        journal.add(origin, log)
+        self._size += len(log.data)
+        while len(journal.entries) > MOST_ENTRIES or journal.size > MOST_TEXT:
+            self._size -= journal.drop()
+        while self._size > 2 * MOST_TEXT:
+            silent = next(each for each in self._journals.values() if each.entries)
+            self._size -= silent.drop()
         journal.notify()
 
     def _journal(self, app_id: str) -> Journal:
@@ -93,20 +135,22 @@ class LogService(Service):
             journal = self._journals[app_id] = Journal()
         return journal
 
-    @rpc(reads="app_id task_id timeout last_entry_id function_id file_descriptor", moot="search_text")
+    @rpc(
+        reads="app_id task_id timeout last_entry_id function_id parametrized_function_id function_call_id input_id"
+        " file_descriptor search_text"
+    )
     async def app_get_logs(
         self, request: api_pb2.AppGetLogsRequest, caller: Caller
     ) -> AsyncIterator[api_pb2.TaskLogsBatch]:
-        # The client filters by search_text itself.
         app_id = request.app_id or self.plane.containers.app_of(request.task_id)
         self.plane.apps.get(app_id)
         journal = self._journal(app_id)
-        wanted = _filter(request.task_id, request.function_id, request.file_descriptor)
+        wanted = _filter(request, request.file_descriptor)
         last = _number(request.last_entry_id)
-        deadline = time.monotonic() + request.timeout
+        deadline = time.monotonic() + min(request.timeout, LONGEST_WAIT)
         while True:
             changed = journal.changed
-            for batch in _batches(entry for entry in list(journal.after(last)) if wanted(entry)):
+            for batch in _batches(entry for entry in journal.after(last) if wanted(entry)):
                 yield batch
             if journal.entries:
                 last = max(last, journal.entries[-1].number)
@@ -122,7 +166,8 @@ class LogService(Service):
                 return
 
     @rpc(
-        reads="app_id since until limit source function_id task_id search_text",
+        reads="app_id since until limit source function_id parametrized_function_id function_call_id task_id"
+        " search_text",
     )
     async def app_fetch_logs(
         self, request: api_pb2.AppFetchLogsRequest, caller: Caller
@@ -131,7 +176,10 @@ class LogService(Service):
         newest = found[-request.limit :] if request.limit else found
         return api_pb2.AppFetchLogsResponse(batches=_batches(newest))
 
-    @rpc(reads="app_id task_id function_id search_text since until bucket_secs source")
+    @rpc(
+        reads="app_id task_id function_id parametrized_function_id function_call_id search_text since until"
+        " bucket_secs source"
+    )
     async def app_count_logs(
         self, request: api_pb2.AppCountLogsRequest, caller: Caller
     ) -> api_pb2.AppCountLogsResponse:
@@ -152,23 +200,30 @@ class LogService(Service):
         self.plane.apps.get(request.app_id)
         since = request.since.ToNanoseconds() / 1e9
         until = request.until.ToNanoseconds() / 1e9 if request.HasField("until") else float("inf")
-        wanted = _filter(request.task_id, request.function_id, request.source)
+        wanted = _filter(request, request.source)
         return [
             entry
             for entry in self._journal(request.app_id).entries
-            if entry.log.data
-            and wanted(entry)
-            and since <= entry.log.timestamp <= until
-            and request.search_text in entry.log.data
+            if entry.log.data and wanted(entry) and since <= entry.log.timestamp <= until
         ]
 
 
-def _filter(task_id: str, function_id: str, descriptor: int) -> Callable[[Entry], bool]:
+def _filter(request: Request, descriptor: int) -> Callable[[Entry], bool]:
+    """Which entries a request asks for."""
+    input_id = request.input_id if isinstance(request, api_pb2.AppGetLogsRequest) else ""
+
     def wanted(entry: Entry) -> bool:
+        origin, log = entry.origin, entry.log
         return (
-            (not task_id or entry.task_id == task_id)
-            and (not function_id or entry.function_id == function_id)
-            and (not descriptor or not entry.log.data or entry.log.file_descriptor == descriptor)
+            (not request.task_id or origin.task_id == request.task_id)
+            and (not request.function_id or request.function_id in (origin.function_id, origin.variant_id))
+            and (
+                not request.parametrized_function_id or origin.variant_id == request.parametrized_function_id
+            )
+            and (not request.function_call_id or log.function_call_id == request.function_call_id)
+            and (not input_id or log.input_id == input_id)
+            and (not log.data or not descriptor or log.file_descriptor == descriptor)
+            and (not log.data or request.search_text in log.data)
         )
 
     return wanted
@@ -184,8 +239,8 @@ def _batches(entries: Iterable[Entry]) -> list[api_pb2.TaskLogsBatch]:
     batches: list[api_pb2.TaskLogsBatch] = []
     for entry in entries:
         last = batches[-1] if batches else None
-        if last is None or last.task_id != entry.task_id or len(last.items) >= MOST_IN_BATCH:
-            last = api_pb2.TaskLogsBatch(task_id=entry.task_id, function_id=entry.function_id)
+        if last is None or last.task_id != entry.origin.task_id or len(last.items) >= MOST_IN_BATCH:
+            last = api_pb2.TaskLogsBatch(task_id=entry.origin.task_id, function_id=entry.origin.function_id)
             batches.append(last)
         last.items.append(entry.log)
         last.entry_id = f"{entry.number}-0"

@@ -32,7 +32,28 @@ _CLIENT = re.compile(
     r"modal-client-mount-[0-9A-Za-z.]+|20\d\d\.\d\d-cp3\d+t?-[0-9a-z_]+-x86_64|PREVIEW-cp3\d+t?-.+"
 )
 # The directories of a Linux system. A mount inside them must not hide what an image has there.
-_SYSTEM = frozenset(["bin", "boot", "dev", "etc", "home", "lib", "lib64", "media", "mnt", "opt", "proc", "run", "sbin", "srv", "sys", "tmp", "usr", "var"])
+_SYSTEM = frozenset(
+    [
+        "bin",
+        "boot",
+        "dev",
+        "etc",
+        "home",
+        "lib",
+        "lib64",
+        "media",
+        "mnt",
+        "opt",
+        "proc",
+        "run",
+        "sbin",
+        "srv",
+        "sys",
+        "tmp",
+        "usr",
+        "var",
+    ]
+)
 
 declare(api_pb2.MountFile, reads="filename sha256_hex mode", moot="size")
 

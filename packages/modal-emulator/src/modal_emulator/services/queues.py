@@ -61,7 +61,9 @@ class Partition:
         waiter = asyncio.get_running_loop().create_future()
         self.waiting.append(waiter)
         try:
-            await asyncio.wait_for(waiter, seconds)
+            # Not wait_for: that of Python 3.11 forgets that it was cancelled if the waiter is done.
+            async with asyncio.timeout(seconds):
+                await waiter
         except TimeoutError:
             pass
         except asyncio.CancelledError:
@@ -105,6 +107,9 @@ class QueueService(Service):
 
     async def stop(self) -> None:
         self._registry.stop()
+
+    async def drop_environment(self, name: str) -> None:
+        self._registry.drop_environment(name)
 
     def drop_app(self, app_id: str) -> None:
         """An app has ended that will not run again: forget the queues that it alone had."""
@@ -233,7 +238,7 @@ class QueueService(Service):
         await self._something(queue_id, key, request.timeout, 0)
         # From here on nothing is awaited: who is cancelled has taken nothing.
         partition = self._partition(queue_id, key)
-        values = []
+        values: list[bytes] = []
         while partition.items and len(values) < max(1, request.n_values):
             number, value = partition.items.popleft()
             partition.size -= len(value)

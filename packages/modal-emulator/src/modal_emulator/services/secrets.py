@@ -57,6 +57,9 @@ class SecretService(Service):
     async def stop(self) -> None:
         self._registry.stop()
 
+    async def drop_environment(self, name: str) -> None:
+        self._registry.drop_environment(name)
+
     def env(self, secret_ids: Iterable[str]) -> dict[str, str]:
         """The variables of several secrets; of two with a name, the later secret's. NOT_FOUND if one is missing."""
         env = _Values()
@@ -84,13 +87,15 @@ class SecretService(Service):
         temporary.rename(self._folder / secret_id)
 
     def _metadata(self, found: Named) -> api_pb2.SecretMetadata:
-        return api_pb2.SecretMetadata(
+        metadata = api_pb2.SecretMetadata(
             name=found.name,
             creation_info=found.creation_info,
             keys=sorted(self._values[found.id]),
             environment_name=found.environment,
-            last_used_at=self._used.get(found.id, 0.0),
         )
+        if "last_used_at" in metadata.DESCRIPTOR.fields_by_name:  # since 1.6.4
+            metadata.last_used_at = self._used.get(found.id, 0.0)
+        return metadata
 
     @rpc(reads="deployment_name environment_name object_creation_type env_dict app_id required_keys")
     async def secret_get_or_create(

@@ -13,7 +13,7 @@ from google.protobuf.empty_pb2 import Empty
 from grpclib import Status
 from modal_proto import api_pb2
 
-from ..content import ContentStore, link_file
+from ..content import GRACE, ContentStore, link_file
 from ..ids import new_id
 from ..named import Named, Registry
 from ..paths import clean, new_folder, remove_tree, shown
@@ -68,11 +68,16 @@ class VolumeService(Service):
             if folder.name not in self._registry:
                 remove_tree(folder)
         self._uploads = Uploads(self._content, self.plane.blobs.files)
+        self._sweeper = asyncio.create_task(self._sweep())
 
     async def stop(self) -> None:
         self._registry.stop()
+        self._sweeper.cancel()
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def drop_environment(self, name: str) -> None:
+        self._registry.drop_environment(name)
 
     async def attach(
         self, volume_mounts: Iterable[api_pb2.VolumeMount], task_id: str, runtime: Runtime
@@ -93,6 +98,13 @@ class VolumeService(Service):
             await attachment.detach(commit=False)
             raise
         return attachment
+
+    async def _sweep(self) -> None:
+        """Now and then, remove contents that nothing has any more: those of mounts, too."""
+        while True:
+            await asyncio.sleep(GRACE)
+            for content in (self._content, self.plane.mounts.content):
+                await asyncio.to_thread(content.sweep)
 
     def volume(self, volume_id: str) -> Volume:
         """NOT_FOUND if there is none."""

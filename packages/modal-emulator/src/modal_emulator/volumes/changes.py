@@ -25,8 +25,11 @@ from .tree import Draft, Names, text
 
 __all__ = ["Changes", "Tracker"]
 
-RACY = 50_000_000
-"""Nanoseconds within which a file may change without its times doing so."""
+TICK = 0.02
+"""Seconds within which a file may change without its times doing so: the kernel's clock tick, twice."""
+RACY = int(TICK * 1e9)
+DEEPEST = 200
+"""Levels of folders: a descriptor is open for each while they are looked at."""
 _OPAQUE = ("user.overlay.opaque", "trusted.overlay.opaque")
 _WHITEOUT = ("user.overlay.whiteout", "trusted.overlay.whiteout")
 _INDIRECT = (
@@ -119,6 +122,8 @@ class Tracker:
         """Take a private copy as it is for what has been committed."""
         with _Walk(self._folder, None) as walk:
             self._known = {names: Known(mark) for names, mark, *_ in walk}
+        # From here on whatever is written has other times than what has just been copied here.
+        time.sleep(TICK)
 
     def changes(self, staging: Path, *, final: bool = False) -> tuple[Changes, dict[Names, Known]]:
         """What is new since the last `committed`, with files copied into `staging`.
@@ -253,6 +258,8 @@ class _Walk:
                         continue
                     _unreadable(path, exc)
                 self._open.append(inner)
+                if len(path) > DEEPEST:
+                    fail(Status.FAILED_PRECONDITION, f"folders are more than {DEEPEST} levels deep")
                 if self._lower is not None and _has(inner, _INDIRECT):
                     fail(Status.FAILED_PRECONDITION, "the overlay has redirected directories")
                 yield from self._inside(inner, path, hides)

@@ -71,7 +71,10 @@ def clone(source: Path, target: Path) -> None:
         for entry in inside:
             if entry.is_dir(follow_symlinks=False):
                 clone(Path(entry.path), target / entry.name)
-            else:
+                continue
+            try:
+                os.link(entry.path, f"{target}/{entry.name}", follow_symlinks=False)
+            except OSError:
                 link_file(Path(entry.path), target / entry.name)
     target.chmod(stat.S_IMODE(found.st_mode))
     os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))

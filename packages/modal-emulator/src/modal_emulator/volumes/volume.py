@@ -88,11 +88,11 @@ class Volume:
         finally:
             await self.let_go(state)
 
-    async def change(self, work: Callable[[Draft], None]) -> None:
+    async def change(self, work: Callable[[Draft], object]) -> None:
         """Commit what `work`, called in a thread, makes of the head. Nothing is changed if it raises."""
         await uninterrupted(self._change(work))
 
-    async def _change(self, work: Callable[[Draft], None]) -> None:
+    async def _change(self, work: Callable[[Draft], object]) -> None:
         async with self._lock:
             if self._deleted:
                 fail(Status.NOT_FOUND, "the volume has been deleted")

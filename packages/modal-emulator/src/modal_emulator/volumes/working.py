@@ -312,11 +312,12 @@ def _in_use(folder: Path) -> bool:
 
 
 def _links() -> Iterator[str]:
-    for process in os.scandir("/proc"):
+    for process in Path("/proc").iterdir():
         if not process.name.isdecimal() or int(process.name) == os.getpid():
             continue
         with suppress(OSError):
-            yield str(Path(process.path, "cwd").readlink())
-            for file in os.scandir(f"{process.path}/fd"):
+            yield str((process / "cwd").readlink())
+        with suppress(OSError):
+            for file in (process / "fd").iterdir():
                 with suppress(OSError):
-                    yield str(Path(file.path).readlink())
+                    yield str(file.readlink())

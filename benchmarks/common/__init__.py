@@ -1,0 +1,1 @@
+"""What every suite needs: child processes, rounds, targets and their tables."""

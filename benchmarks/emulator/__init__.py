@@ -1,0 +1,1 @@
+"""What the Modal emulator costs, against what the machine and Modal's client take without it."""
