@@ -165,7 +165,9 @@ def bad_certificates() -> dict[str, Callable[[Authority], Certificate]]:
 
 
 @ALL_SURFACES
-@pytest.mark.parametrize("system", [False, True], ids=["files", "system"])
+@pytest.mark.parametrize(
+    "system", [pytest.param(False, id="files"), pytest.param(True, id="system", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("sort", list(bad_certificates()))
 def test_a_certificate_that_is_no_good_is_refused(
     sort: str, system: bool, surface: str, pages: Callable[[str, Certificate], str], authority: Authority, ca: Path,
