@@ -97,7 +97,7 @@ def page(samples: Samples, scenarios: list[str], effort: Effort, where: list[str
     lines = [
         "# Benchmarks of the Modal emulator",
         "",
-        "<!-- Written by `./go bench --write-docs`; edits are lost. -->",
+        "<!-- Written by `./go bench emulator --write-docs`; edits are lost. -->",
         "",
         *(f"- {line}" for line in where),
         f"- {effort.rounds} rounds (of cold starts thrice as many, of long ones half), {seconds / 60:.0f} minutes.",

@@ -75,7 +75,7 @@ def page(samples: Samples, scenarios: list[str], effort: Effort, where: list[str
     lines = [
         "# Benchmarks of the local pool",
         "",
-        "<!-- Written by `./go bench --write-docs`; edits are lost. -->",
+        "<!-- Written by `./go bench localpool --write-docs`; edits are lost. -->",
         "",
         *(f"- {line}" for line in where),
         f"- {effort.rounds} rounds (half as many of what takes long), {WORKERS} workers, {seconds / 60:.0f} minutes.",

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import surroundings  # noqa: F401  # first of all
 
-import pytest  # isort: skip
-from fronts import Fronts  # isort: skip
-from modal_emulator import Emulator  # isort: skip
-from modal_emulator.tls import Authority  # isort: skip
+# isort: split
+
+import pytest
+from fronts import Fronts
+from modal_emulator import Emulator
+from modal_emulator.tls import Authority
 
 
 @pytest.fixture(scope="session")

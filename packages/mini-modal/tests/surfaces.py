@@ -13,7 +13,7 @@ from modal.client import _Client
 from modal.sandbox import _task_command_router_client as router
 from modal_proto import api_pb2
 
-__all__ = ["SURFACES", "certificate_error", "contexts", "visit"]
+__all__ = ["SURFACES", "contexts", "refused", "visit"]
 
 Token = tuple[str, str]
 
@@ -53,17 +53,28 @@ SURFACES: dict[str, Callable[[str, Token], Awaitable[None]]] = {
 }
 
 
-def visit(surface: str, url: str, token: Token = ("ak-1", "as-1")) -> None:
-    """Connect once; an exception says that it does not work."""
+def visit(surface: str, url: str, token: Token, *, attempts: int | None = None) -> None:
+    """Connect; an exception says that it does not work. By default Modal decides how often it is tried."""
 
     async def once() -> None:
-        with patch.object(async_utils, "RETRY_N_ATTEMPTS_OVERRIDE", 1):
+        with patch.object(async_utils, "RETRY_N_ATTEMPTS_OVERRIDE", attempts):
             try:
                 await SURFACES[surface](url, token)
             finally:
                 await asyncio.sleep(0.02)  # in which transports close
 
     asyncio.run(once())
+
+
+def refused(surface: str, url: str, token: Token) -> bool:
+    """Whether a connection fails, and for the server's certificate."""
+    try:
+        visit(surface, url, token, attempts=1)
+    except Exception as exc:
+        if certificate_error(exc) is None:
+            raise
+        return True
+    return False
 
 
 def contexts() -> dict[str, ssl.SSLContext]:

@@ -126,7 +126,7 @@ def test_a_client_is_modals_own(
     async def main() -> None:
         client = await connect.client()
         assert client is await modal.Client.from_env.aio()
-        await client.hello.aio()
+        await client.hello.aio()  # type: ignore[no-untyped-call]
         await client.close.aio()
 
     asyncio.run(main())

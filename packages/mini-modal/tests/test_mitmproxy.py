@@ -111,7 +111,13 @@ def proxy(
             "ssl_insecure=true",
             *options,
         ]
-        command = [mitmdump, "-q", "-s", folder / "addon.py", *(f"--set={setting}" for setting in settings)]
+        command = [
+            str(mitmdump),
+            "-q",
+            "-s",
+            str(folder / "addon.py"),
+            *(f"--set={setting}" for setting in settings),
+        ]
         env = {
             **os.environ,
             "EMULATOR_PORT": tls_emulator.url.rpartition(":")[2],
@@ -205,7 +211,8 @@ def test_a_proxy_with_a_password(
 def test_a_proxy_without_http_2(
     proxy: Callable[..., AbstractContextManager[Proxy]], env: dict[str, str]
 ) -> None:
-    with proxy("http2=false") as mitm:
+    # Without the second setting it passes on what it does not know as it is, and all goes well.
+    with proxy("http2=false", "rawtcp=false") as mitm:
         env |= {"SSL_CERT_FILE": str(mitm.ca), "HTTPS_PROXY": f"http://127.0.0.1:{mitm.port}"}
         status, said = check(env)
         assert status == 7

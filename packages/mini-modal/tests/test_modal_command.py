@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from modal_emulator import Emulator
-from programs import Terminal, mini
+from programs import mini
 
 
 @pytest.fixture
@@ -40,28 +40,26 @@ def test_options_and_usage_are_modals(env: dict[str, str]) -> None:
 
 APP = """
 import multiprocessing, modal
-from modal._utils import http_utils
 
-app = modal.App("served")
-process = multiprocessing.current_process().name
-print("HERE", process.startswith("Main") or "child", http_utils._http_client_with_tls.__module__, flush=True)
+app = modal.App("spawning")
 
-@app.function()
-def f():
-    pass
+@app.local_entrypoint()
+def main():
+    code = "import modal; modal.Client.from_env().hello(); print('said hello', flush=True)"
+    process = multiprocessing.get_context("spawn").Process(target=exec, args=(code,))
+    process.start()
+    process.join()
+    raise SystemExit(process.exitcode)
 """
 
 
 @pytest.mark.slow
-def test_what_modal_serve_starts_trusts_the_same(env: dict[str, str], tmp_path: Path) -> None:
-    """It is a process of its own, by `spawn`, that reaches Modal by itself."""
+def test_a_process_that_modals_command_spawns_trusts_the_same(env: dict[str, str], tmp_path: Path) -> None:
+    """As `modal serve` does when a file has changed: the new process reaches Modal by itself."""
     (tmp_path / "app.py").write_text(APP)
-    with Terminal(["modal", "serve", str(tmp_path / "app.py")], env) as terminal:
-        terminal.until("Serving...")
-        (tmp_path / "app.py").write_text(f"{APP}# changed\n")
-        terminal.until("HERE child mini_modal._tls")
-        terminal.shown = ""
-        terminal.until("Created objects.")
+    done = mini("modal", "run", "app.py", env=env, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "said hello" in done.stdout
 
 
 def test_the_module_that_it_runs_establishes_trust_when_it_is_imported() -> None:

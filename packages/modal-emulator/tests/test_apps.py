@@ -143,10 +143,17 @@ def story(environ: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) 
     return told
 
 
-@covers("AppGetByDeploymentName", "FunctionGet", "ClassGet", "ClassCreate", "FunctionBindParams")
+@covers(
+    "AppGetByDeploymentName",
+    "FunctionGet",
+    "FunctionGetById",
+    "ClassGet",
+    "ClassCreate",
+    "FunctionBindParams",
+)
 def test_what_is_deployed_is_found_by_its_name(story: dict[str, Any]) -> None:
     first = story["first"]
-    assert first["version"][0] == 1
+    assert first["version"][0] == first["by its id"] == 1
     assert first["class"] == "hello you from 1"
     assert first["with a parameter"] == "good day you from 1"
 

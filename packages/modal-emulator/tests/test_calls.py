@@ -59,6 +59,7 @@ CALLS: dict[str, Any] = {
     "BlobGet",
     "ClientHello",
     "EnvironmentGetOrCreate",
+    "MountBatchedCheckExistence",
 )
 @pytest.mark.parametrize("name", CALLS)
 def test_a_call_gives_what_the_function_gives(said: dict[str, Any], name: str) -> None:

@@ -15,7 +15,7 @@ from modal_emulator.settings import Settings
 from modal_proto import api_pb2
 
 
-@covers("SecretGetOrCreate", "SecretList")
+@covers("SecretGetOrCreate", "SecretGetInfo")
 def test_secrets_by_name(client: modal.Client, plane: Plane, name: str) -> None:
     modal.Secret.objects.create(name, {"A": "1", "B": "two"}, client=client)
     found = modal.Secret.from_name(name, required_keys=["A"], client=client).hydrate()

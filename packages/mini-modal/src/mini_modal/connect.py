@@ -38,6 +38,7 @@ Kind = Literal["token", "network", "certificate", "proxy"]
 # Together with a look at who answers they have to be less than ten seconds.
 REACH_SECONDS = 4.0  # for a connection
 ANSWER_SECONDS = 6.5  # for a connection and an answer
+CLOSING_SECONDS = 0.02  # in which transports that have been closed let go of their sockets
 PATIENCE_SECONDS = 1.5  # how long Modal's client may take to connect before somebody else has a look
 
 PROXY_VARIABLES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
@@ -295,16 +296,23 @@ async def _call(channel: Channel, name: str, request: Any, reply: type[T]) -> T:
 
 def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run something in an event loop of its own, whether or not the caller is in one."""
+
+    async def settled() -> T:
+        try:
+            return await work()
+        finally:
+            await asyncio.sleep(CLOSING_SECONDS)
+
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(work())
+        return asyncio.run(settled())
     results: list[T] = []
     errors: list[BaseException] = []
 
     def inside() -> None:
         try:
-            results.append(asyncio.run(work()))
+            results.append(asyncio.run(settled()))
         except BaseException as exc:
             errors.append(exc)
 

@@ -22,6 +22,7 @@ def look_up() -> None:
     version = modal.Function.from_name(NAME, "version")
     report("version", version.remote())
     report("id", version.object_id)
+    report("by its id", modal.Function.from_id(version.object_id).remote()[0])
     report("included", modal.Function.from_name(NAME, "included").remote())
     greeter = modal.Cls.from_name(NAME, "Greeter")
     report("class", greeter().greet.remote("you"))

@@ -263,20 +263,25 @@ def content_key(*parts: str) -> str:
 
 def remove_tree(path: Path) -> None:
     """Remove a folder, with what is write-protected in it; nothing if it is not there."""
-    try:
-        shutil.rmtree(path)
-    except FileNotFoundError:
-        return
-    except OSError:
-        # The kernel makes folders without any permission for itself, and programs do so too.
-        with contextlib.suppress(OSError):
-            path.chmod(0o700)
-        for folder, names, _ in os.walk(path):
-            for name in names:  # they are entered afterwards
-                with contextlib.suppress(OSError):
-                    if not Path(folder, name).is_symlink():
-                        Path(folder, name).chmod(0o700)
-        shutil.rmtree(path, ignore_errors=True)
+    for _ in range(10):
+        try:
+            shutil.rmtree(path)
+        except FileNotFoundError:
+            if not path.exists():
+                return
+            # Something in it went in the meantime: another removes a part of it. On with the rest.
+        except OSError:
+            # The kernel makes folders without any permission for itself, and programs do so too.
+            with contextlib.suppress(OSError):
+                path.chmod(0o700)
+            for folder, names, _ in os.walk(path):
+                for name in names:  # they are entered afterwards
+                    with contextlib.suppress(OSError):
+                        if not Path(folder, name).is_symlink():
+                            Path(folder, name).chmod(0o700)
+        else:
+            return
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def tree_size(path: Path) -> int:

@@ -403,7 +403,8 @@ class CallService(Service):
         if call.is_map and found and call.unfinished and not by_index:
             # Many small answers would cost the client and us more than what they answer.
             await asyncio.sleep(call.patience)
-            found = call.outputs[at:]
+            at = max(at, call.taken)
+            found = call.outputs[at - call.taken :]
         found = _some(found, request.max_values if request.max_values > 0 else MOST_OUTPUTS)
         answer = api_pb2.FunctionGetOutputsResponse(
             idxs=[output.idx for output in found],

@@ -1,0 +1,29 @@
+"""A volume between containers: what is not committed is not seen elsewhere, what is not reloaded is not seen here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import program
+import pytest
+from covers import covers
+
+
+@pytest.fixture(scope="module", params=["1", "2"])
+def said(request: pytest.FixtureRequest, environ: Mapping[str, str]) -> dict[str, Any]:
+    return program.run("sharing.py", environ, request.param).check()
+
+
+@covers("VolumeCommit", "VolumeReload", "VolumeGetOrCreate", "VolumePutFiles", "VolumePutFiles2")
+def test_visibility_is_modals(said: dict[str, Any]) -> None:
+    assert said == {
+        "at first": [],
+        "not committed": [],
+        "not reloaded": [],
+        "reloaded": ["a", "b"],
+        "outside": ["a", "b"],
+        "read only": "OSError",
+        "uploaded": ["a", "b", "from-outside"],
+        "before the end": ["a", "b", "from-outside"],
+    }
