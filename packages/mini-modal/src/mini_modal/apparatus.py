@@ -6,7 +6,7 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mini import Apparatus, Capability, OptionError
+from mini import Apparatus, Capability, OptionError, find_project_root
 from mini.carrier import Carrier
 from mini.local.pool import ProcessPool
 from mini.options import Options
@@ -14,6 +14,7 @@ from mini.volume import DirectoryVolume
 
 from ._tls import ensure_grpc_trusts_system_ca
 from .carrier import ModalCarrier
+from .messages import INSIDE
 from .session import Definition, Session
 from .volume import ModalVolume
 
@@ -25,7 +26,6 @@ __all__ = ["ModalApparatus"]
 
 MOUNT = "/mini/volume"
 DEFAULT_WORKERS = 8
-INSIDE = "MINI_MODAL_CONTAINER"
 
 
 class ModalApparatus(Apparatus):
@@ -89,9 +89,14 @@ class ModalApparatus(Apparatus):
         return ModalCarrier(width, partial(Session, self._definition(options, width)))
 
     def _definition(self, options: Options, width: int) -> Definition:
-        from .image import make_image
+        from .image import ModalSettings, make_image
 
-        wanted = {"cpu": options.cpu, "memory": options.memory, "gpu": _gpu(options.gpu)}
+        wanted = {
+            "cpu": options.cpu,
+            "memory": options.memory,
+            "gpu": _gpu(options.gpu),
+            "region": ModalSettings.read(find_project_root()).region,
+        }
         native = dict(options.native.get(self.backend, {}))
         return Definition(
             name=f"mini-{self.name}",
@@ -108,10 +113,7 @@ class ModalApparatus(Apparatus):
 
 
 def _gpu(asked: int | str | None) -> str | None:
-    return (
-        f"any:{asked}"
-        if isinstance(asked, int) and asked
-        else (asked or None)
-        if not isinstance(asked, int)
-        else None
-    )
+    """A count means any kind of GPU; names, with a count after a colon, are Modal's own."""
+    if isinstance(asked, int):
+        return f"any:{asked}" if asked else None
+    return asked

@@ -13,8 +13,10 @@ from typing import Any
 
 from mini.wire import Frames, join_frames, split_frames
 
-__all__ = ["Answer", "Order", "Parcel", "Setup"]
+__all__ = ["INSIDE", "LARGEST_ITEM", "Answer", "Order", "Parcel", "Setup"]
 
+INSIDE = "MINI_MODAL_CONTAINER"
+"""A variable that is set where calls run."""
 LARGEST_ITEM = 900 * 1024
 """Bytes that an item of a queue may have; Modal takes 1 MiB."""
 

@@ -16,12 +16,10 @@ from mini.adapter import Relay
 from mini.local.pool import ProcessPool
 from mini.wire import Frames, join_frames, split_frames
 
-from .messages import LARGEST_ITEM, Answer, Parcel, Setup
+from .messages import INSIDE, LARGEST_ITEM, Answer, Parcel, Setup
 
-__all__ = ["INSIDE", "Host"]
+__all__ = ["Host"]
 
-INSIDE = "MINI_MODAL_CONTAINER"
-"""A variable that is set where calls run."""
 ORDERS_AFTER = 0.05
 """Seconds that a group must have run before orders for it are listened to; streams are ordered about at once."""
 NEWS_AFTER = 0.25
