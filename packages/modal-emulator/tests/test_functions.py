@@ -96,6 +96,7 @@ def test_what_was_reported_is_looked_at(said: dict[str, Any]) -> None:
     assert set(said) == {*FUNCTIONS, "generator timeout", "limits", "out of memory"}
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 def test_a_map_may_have_many_inputs(environ: Mapping[str, str]) -> None:
     """Half a minute."""

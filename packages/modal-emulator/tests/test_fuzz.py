@@ -162,6 +162,7 @@ def test_odd_requests_of_a_container_get_answers_that_fit(target: Target) -> Non
     assert {"OK", "INVALID_ARGUMENT", "NOT_FOUND"} <= set(said["kinds"])
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_many_odd_requests_get_answers_that_fit(target: Target, resident: int) -> None:
