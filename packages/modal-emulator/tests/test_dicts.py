@@ -17,6 +17,8 @@ from modal_emulator.services import dicts
 from modal_emulator.settings import Settings
 from storage_plane import Plane, connected, serving
 
+pytestmark = pytest.mark.slow
+
 KEYS = st.one_of(st.integers(0, 3), st.sampled_from(["a", "b", ""]))
 VALUES = st.one_of(st.none(), st.integers(), st.text(max_size=5))
 

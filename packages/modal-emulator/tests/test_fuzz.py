@@ -22,6 +22,8 @@ from modal_proto import api_pb2
 from recorder import recording
 from wire import Answer, Wire, ids_in
 
+pytestmark = pytest.mark.slow
+
 # What a server holds for as long as it is asked to, or until something happens.
 LONG = {
     "AppGetLogs",

@@ -26,6 +26,8 @@ from modal_emulator.settings import Settings
 from modal_proto import api_pb2
 from storage_plane import Plane, connected, serving
 
+pytestmark = pytest.mark.slow
+
 PARTITIONS = st.sampled_from([None, "a", "b"])
 
 

@@ -25,6 +25,8 @@ from modal_emulator.volumes.tree import Draft
 from modal_proto import api_pb2
 from storage_plane import Plane, connected, serving
 
+pytestmark = pytest.mark.slow
+
 CLIENT = Caller(None, {})
 BLOCK = 8 << 20
 
