@@ -14,7 +14,7 @@ from modal_emulator import Emulator
 from program import PROGRAMS, Ran
 
 # A whole program runs before the first test, on machines that may have much else to do.
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 NAME = "test-service"
 
