@@ -101,6 +101,12 @@ def tests(session: nox.Session) -> None:
     pytest(session)
 
 
+@nox_uv.session(uv_groups=["test"], uv_all_packages=True)
+def soak(session: nox.Session) -> None:
+    """What goes on for minutes: fuzzing at length, a thousand containers, thousands of inputs, another client."""
+    pytest(session, "-m", "soak")
+
+
 @nox_uv.session(python=PYTHONS, uv_groups=["test"], uv_all_packages=True)
 @nox.parametrize("backend", list(BACKENDS))
 def conformance(session: nox.Session, backend: str) -> None:

@@ -22,6 +22,8 @@ from modal_emulator.tls import Authority
 from programs import Terminal, mini, mini_here
 from test_tls import bad_certificates
 
+pytestmark = pytest.mark.slow
+
 SECRET = "as-VerySecretIndeed"
 PASSWORD = "pa55word%21"
 

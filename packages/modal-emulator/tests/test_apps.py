@@ -14,7 +14,7 @@ from modal_emulator import Emulator
 from program import PROGRAMS, Ran
 
 # A whole program runs before the first test, on machines that may have much else to do.
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 NAME = "test-service"
 
@@ -299,7 +299,9 @@ def test_two_clients_run_the_same_app_at_once(environ: Mapping[str, str]) -> Non
     assert [code for _, code in ended] == [0, 0], ended
 
 
-@pytest.mark.parametrize("count", [3, pytest.param(60, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
+@pytest.mark.parametrize(
+    "count", [3, pytest.param(60, marks=[pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(600)])]
+)
 def test_apps_leave_nothing_behind(server: Emulator, count: int) -> None:
     """60 apps take a minute or two."""
     before = program.left_of(server)

@@ -13,12 +13,12 @@ from typing import Any
 
 import modal
 import pytest
-from conftest import Plane, connected, serving
 from grpclib import GRPCError, Status
 from modal._utils.blob_utils import blob_download, blob_iter, blob_upload
 from modal_emulator.rpc import Caller
 from modal_emulator.settings import Settings
 from modal_proto import api_pb2
+from storage_plane import Plane, connected, serving
 
 CLIENT = Caller(None, {})
 
@@ -283,7 +283,7 @@ def test_a_gigabyte_is_never_in_memory(tmp_path: Path) -> None:
             file.write(os.urandom(1 << 24))
     program = (
         "import sys, resource; sys.path.insert(0, sys.argv[1]);"
-        "from pathlib import Path; from conftest import serving, Settings;\n"
+        "from pathlib import Path; from storage_plane import serving, Settings;\n"
         "with serving(Settings(work=Path(sys.argv[2]))) as plane:\n"
         "    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "    print(plane.port, flush=True); sys.stdin.readline()\n"

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import modal
 import pytest
-from conftest import Plane, connected, serving
 from covers import covers
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -16,6 +15,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from modal.exception import AlreadyExistsError, InvalidError, NotFoundError, RequestSizeError
 from modal_emulator.services import dicts
 from modal_emulator.settings import Settings
+from storage_plane import Plane, connected, serving
+
+pytestmark = pytest.mark.slow
 
 KEYS = st.one_of(st.integers(0, 3), st.sampled_from(["a", "b", ""]))
 VALUES = st.one_of(st.none(), st.integers(), st.text(max_size=5))

@@ -18,7 +18,7 @@ from modal_emulator import Emulator
 from program import descendants
 
 # A whole program runs before the first test, on machines that may have much else to do.
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @covers("TaskResult")

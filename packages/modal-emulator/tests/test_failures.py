@@ -10,7 +10,7 @@ import pytest
 from covers import covers
 
 # A whole program runs before the first test, on machines that may have much else to do.
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

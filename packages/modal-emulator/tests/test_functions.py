@@ -11,7 +11,7 @@ import pytest
 from covers import covers
 
 # A whole program runs before the first test, on machines that may have much else to do.
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +96,7 @@ def test_what_was_reported_is_looked_at(said: dict[str, Any]) -> None:
     assert set(said) == {*FUNCTIONS, "generator timeout", "limits", "out of memory"}
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 def test_a_map_may_have_many_inputs(environ: Mapping[str, str]) -> None:
     """Half a minute."""

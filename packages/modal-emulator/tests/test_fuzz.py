@@ -22,6 +22,8 @@ from modal_proto import api_pb2
 from recorder import recording
 from wire import Answer, Wire, ids_in
 
+pytestmark = pytest.mark.slow
+
 # What a server holds for as long as it is asked to, or until something happens.
 LONG = {
     "AppGetLogs",
@@ -162,6 +164,7 @@ def test_odd_requests_of_a_container_get_answers_that_fit(target: Target) -> Non
     assert {"OK", "INVALID_ARGUMENT", "NOT_FOUND"} <= set(said["kinds"])
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_many_odd_requests_get_answers_that_fit(target: Target, resident: int) -> None:

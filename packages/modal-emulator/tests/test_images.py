@@ -10,6 +10,8 @@ import pytest
 from covers import covers
 from modal_emulator import Emulator
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def ran(server: Emulator) -> program.Ran:

@@ -26,6 +26,8 @@ from modal_emulator.runtime.pythons import find_python, host_minors
 from modal_emulator.settings import Settings
 from test_runtime import MINOR, open_lab
 
+pytestmark = pytest.mark.slow
+
 SLIM = (
     f"FROM python:{MINOR}.10-slim-bookworm",
     "RUN apt-get update",

@@ -9,13 +9,13 @@ from typing import Any
 
 import modal
 import pytest
-from conftest import Plane, serving
 from covers import covers
 from grpclib import GRPCError, Status
 from modal.mount import Mount
 from modal_emulator.rpc import Caller
 from modal_emulator.settings import Settings
 from modal_proto import api_pb2
+from storage_plane import Plane, serving
 
 CLIENT = Caller(None, {})
 EPHEMERAL = api_pb2.OBJECT_CREATION_TYPE_EPHEMERAL

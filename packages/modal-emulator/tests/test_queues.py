@@ -15,7 +15,6 @@ from pathlib import Path
 
 import modal
 import pytest
-from conftest import Plane, connected, serving
 from covers import covers
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -25,6 +24,9 @@ from modal_emulator.rpc import Caller
 from modal_emulator.services import queues
 from modal_emulator.settings import Settings
 from modal_proto import api_pb2
+from storage_plane import Plane, connected, serving
+
+pytestmark = pytest.mark.slow
 
 PARTITIONS = st.sampled_from([None, "a", "b"])
 

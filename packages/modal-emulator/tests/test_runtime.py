@@ -443,6 +443,7 @@ def test_nothing_is_left(lab: Lab) -> None:
     assert [path for path in folder.iterdir() if path.name.isdigit()] == []
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_thousand_containers(lab: Lab) -> None:

@@ -26,6 +26,8 @@ from modal_emulator.services.session import SessionService
 from modal_proto import api_pb2
 from wire import Wire, headers_of
 
+pytestmark = pytest.mark.slow
+
 CREATE = api_pb2.OBJECT_CREATION_TYPE_CREATE_IF_MISSING
 
 

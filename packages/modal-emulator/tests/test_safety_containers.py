@@ -12,6 +12,8 @@ import program
 import pytest
 from modal_emulator import Emulator
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def cell() -> Iterator[Emulator]:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import modal
 import pytest
-from conftest import Plane, connected, serving
 from covers import covers
 from grpclib import GRPCError
 from modal.exception import AlreadyExistsError, InvalidError, NotFoundError
 from modal_emulator.settings import Settings
 from modal_proto import api_pb2
+from storage_plane import Plane, connected, serving
 
 
 @covers("SecretGetOrCreate", "SecretGetInfo")

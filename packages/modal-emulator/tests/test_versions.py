@@ -31,7 +31,10 @@ def other_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", ["calls.py", "classes.py", "failures.py"])
+@pytest.mark.parametrize(
+    "name",
+    ["calls.py", *(pytest.param(name, marks=pytest.mark.soak) for name in ("classes.py", "failures.py"))],
+)
 def test_the_same_programs_give_the_same_with_another_client(
     server: Emulator, other_python: Path, name: str
 ) -> None:

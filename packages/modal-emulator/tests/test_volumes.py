@@ -15,7 +15,6 @@ from typing import Any
 import modal
 import pytest
 from boxes import files_of
-from conftest import Plane, connected, serving
 from covers import covers
 from grpclib import GRPCError, Status
 from modal.exception import AlreadyExistsError, ConflictError, InvalidError, NotFoundError
@@ -24,6 +23,9 @@ from modal_emulator.rpc import Caller
 from modal_emulator.settings import Settings
 from modal_emulator.volumes.tree import Draft
 from modal_proto import api_pb2
+from storage_plane import Plane, connected, serving
+
+pytestmark = pytest.mark.slow
 
 CLIENT = Caller(None, {})
 BLOCK = 8 << 20

@@ -160,6 +160,7 @@ def test_visibility(overlays: bool) -> None:
     VisibilityMachine.TestCase().runTest()
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("overlays", KINDS)
