@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import surroundings  # noqa: F401  # first of all
+import surroundings  # first of all
 
 # isort: split
 
@@ -20,6 +20,18 @@ def emulator() -> Iterator[Emulator]:
     """A control plane that speaks no TLS."""
     with Emulator() as emulator:
         yield emulator
+
+
+@pytest.fixture(scope="session")
+def builder() -> Iterator[Emulator]:
+    """One that builds images: it reaches the package index as this machine does."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in surroundings.OUTSIDE.items():
+            if not name.startswith("MODAL_"):
+                patch.setenv(name, value)
+        builder = Emulator().start()
+    with builder:
+        yield builder
 
 
 @pytest.fixture(scope="session")

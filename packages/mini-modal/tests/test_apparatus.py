@@ -13,9 +13,10 @@ from modal_emulator import Emulator
 
 
 @pytest.fixture(scope="module")
-def app(emulator: Emulator) -> Iterator[ModalApparatus]:
+def app(builder: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModalApparatus]:
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in emulator.variables.items():
+        patch.chdir(tmp_path_factory.mktemp("no-project"))  # else all that this one locks would be installed
+        for name, value in builder.variables.items():
             if value is None:
                 patch.delenv(name, raising=False)
             else:
@@ -51,11 +52,10 @@ def test_a_stream_comes_item_by_item(app: ModalApparatus) -> None:
     stream.close()
 
 
-class Odd(Exception):
-    pass
-
-
 def test_an_error_is_raised_as_itself_with_the_workers_frames(app: ModalApparatus) -> None:
+    class Odd(Exception):
+        pass
+
     def fails(x: int) -> None:
         raise Odd(x)
 
@@ -130,18 +130,21 @@ def test_a_call_may_make_calls(app: ModalApparatus) -> None:
 
 
 def test_env_is_there_when_the_call_runs(app: ModalApparatus) -> None:
-    assert app.w(env={"COLOUR": "green"}).run(os.environ.get, "COLOUR") == "green"
+    def colour() -> str | None:
+        return os.environ.get("COLOUR")
+
+    assert app.w(env={"COLOUR": "green"}).run(colour) == "green"
 
 
 def test_a_token_that_is_not_accepted_is_an_auth_error(
-    app: ModalApparatus, emulator: Emulator, tmp_path: Path
+    app: ModalApparatus, builder: Emulator, tmp_path: Path
 ) -> None:
     script = tmp_path / "script.py"
     script.write_text("import mini_modal\nmini_modal.ModalApparatus('nobody').run(abs, -1)\n")
     import subprocess
     import sys
 
-    env = {**emulator.environ, "MODAL_TOKEN_SECRET": "as-wrong"}
+    env = {**builder.environ, "MODAL_TOKEN_SECRET": "as-wrong"}
     done = subprocess.run(
         [sys.executable, script], env=env, capture_output=True, text=True, timeout=60, check=False
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mini
 import pytest
+import surroundings
 from mini_modal.image import ModalSettings
 from modal_emulator import Emulator
 
@@ -43,13 +44,11 @@ def step():
 def uv(folder: Path, *arguments: str) -> None:
     from uv import find_uv_bin
 
-    subprocess.run([find_uv_bin(), "--quiet", *arguments], cwd=folder, check=True)
+    subprocess.run([find_uv_bin(), "--quiet", *arguments], cwd=folder, env=surroundings.OUTSIDE, check=True)
 
 
 @pytest.mark.slow
-def test_the_lock_is_what_is_installed_and_source_rebuilds_nothing(
-    emulator: Emulator, tmp_path: Path
-) -> None:
+def test_the_lock_is_what_is_installed_and_source_rebuilds_nothing(builder: Emulator, tmp_path: Path) -> None:
     package = tmp_path / "src" / "sweep_code"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
@@ -60,7 +59,7 @@ def test_the_lock_is_what_is_installed_and_source_rebuilds_nothing(
         done = subprocess.run(
             [sys.executable, "script.py"],
             cwd=tmp_path,
-            env=emulator.environ,
+            env={**surroundings.OUTSIDE, **{k: v for k, v in builder.variables.items() if v is not None}},
             capture_output=True,
             text=True,
             timeout=110,
@@ -76,13 +75,13 @@ def test_the_lock_is_what_is_installed_and_source_rebuilds_nothing(
         return len(list_images(Settings(work=tmp_path).cache))
 
     (tmp_path / "pyproject.toml").write_text(PYPROJECT.format(six="1.16.0"))
-    uv(tmp_path, "lock")
+    uv(tmp_path, "lock", "--python", sys.executable)
     assert run("first") == str(("first", "1.16.0", "2.0.0", None))
     built = images()
     assert run("edited") == str(("edited", "1.16.0", "2.0.0", None))
     assert images() == built
     (tmp_path / "pyproject.toml").write_text(PYPROJECT.format(six="1.17.0"))
-    uv(tmp_path, "lock")
+    uv(tmp_path, "lock", "--python", sys.executable)
     assert run("edited") == str(("edited", "1.17.0", "2.0.0", None))
 
 
