@@ -90,7 +90,7 @@ def test_modal_hello_runs_on_the_emulator(root: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [
             *[sys.executable, "-m", "modal_emulator", "run", "--"],
-            *[sys.executable, "-m", "modal", "run", root / "examples" / "modal_hello.py", "--n", "4"],
+            *[sys.executable, "-m", "modal", "run", str(root / "examples" / "modal_hello.py"), "--n", "4"],
         ],
         cwd=tmp_path,
         env=env,

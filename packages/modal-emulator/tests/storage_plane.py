@@ -136,18 +136,19 @@ def serving(settings: Settings) -> Iterator[Plane]:
 @contextlib.contextmanager
 def connected(environ: Mapping[str, str]) -> Iterator[modal.Client]:
     """A client of this process for the server that `environ` names."""
+    # Only while it is made: other tests of this process have clients of their own.
     before = {name: os.environ.get(name) for name in environ}
     os.environ.update(environ)
     try:
         # It is open already, which 1.6.3 would not have twice, and has no public way to close.
         client = modal.Client.from_credentials(environ["MODAL_TOKEN_ID"], environ["MODAL_TOKEN_SECRET"])
-        try:
-            yield client
-        finally:
-            client.__exit__(None, None, None)  # type: ignore[no-untyped-call]
     finally:
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+    try:
+        yield client
+    finally:
+        client.__exit__(None, None, None)  # type: ignore[no-untyped-call]

@@ -51,8 +51,12 @@ def test_an_app_ends_when_its_client_is_killed(impatient: Emulator) -> None:
     assert started.code == -signal.SIGKILL, started.err
     read = program.run("detached.py", environ, "read", "killed", started.said["call"], "").check()
     assert "has been stopped" in read["error"][1]
-    containers = json.loads(program.modal(environ, "container", "list", "--json").out)
-    assert started.said["app"] not in {row["app_id"] for row in containers}
+
+    def apps() -> set[str]:
+        return {row["app_id"] for row in json.loads(program.modal(environ, "container", "list", "--json").out)}
+
+    # An app has stopped before its containers have ended: they are given time to put away what they wrote.
+    program.wait_until(lambda: started.said["app"] not in apps())
 
 
 def test_a_detached_app_goes_on_when_its_client_is_killed(impatient: Emulator) -> None:

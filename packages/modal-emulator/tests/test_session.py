@@ -251,7 +251,9 @@ class TestTokenFlow:
         with Emulator(state=tmp_path) as emulator:
             token = asyncio.run(mint(emulator))
         assert all(
-            token["MODAL_TOKEN_SECRET"].encode() not in path.read_bytes() for path in tmp_path.iterdir()
+            token["MODAL_TOKEN_SECRET"].encode() not in path.read_bytes()
+            for path in tmp_path.rglob("*")
+            if path.is_file()
         )
         with Emulator(state=tmp_path) as emulator:
             done = run(*MODAL, "token", "info", env={**emulator.environ, **token})

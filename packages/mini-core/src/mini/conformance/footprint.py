@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 import threading
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self
@@ -103,30 +104,42 @@ def shared_memory(*, unowned: bool) -> frozenset[str]:
     directory = Path("/dev/shm")
     if not directory.is_dir():
         return frozenset()
-    names = set()
+    files: dict[str, tuple[int, int]] = {}
     for path in directory.iterdir():
         try:
-            if path.lstat().st_uid == os.getuid():
-                names.add(path.name)
+            found = path.lstat()
         except OSError:
             continue
-    if not names:
+        if found.st_uid == os.getuid():
+            files[path.name] = found.st_dev, found.st_ino
+    if not files:
         return frozenset()
     family = {os.getpid(), *descendants()}
     if not unowned:
-        return frozenset().union(*(_in_use_by(pid, names) for pid in family))
+        return frozenset().union(*(_in_use_by(pid, files) for pid in family))
+    names = set(files)
     for pid in _processes().keys() - family:
-        names -= _in_use_by(pid, names)
+        names -= _in_use_by(pid, files)
     # What is gone by now was somebody's who has ended meanwhile.
     return frozenset(name for name in names if (directory / name).exists())
 
 
-def _in_use_by(pid: int, names: set[str]) -> set[str]:
-    """Which of the files a process has open or mapped; those of another user nobody can tell."""
-    links = []
-    for kind in ("fd", "map_files"):
-        try:
-            links += [str(link.readlink()) for link in Path(f"/proc/{pid}/{kind}").iterdir()]
-        except OSError:
-            continue
-    return {name for name in names if f"/dev/shm/{name}" in links}
+def _in_use_by(pid: int, files: Mapping[str, tuple[int, int]]) -> set[str]:
+    """Which of the files a process has open or mapped; those of another user nobody can tell.
+
+    They are told by device and number: a semaphore is mapped under another name than it has in the directory.
+    """
+    process = Path(f"/proc/{pid}")
+    used = set()
+    try:
+        for link in (process / "fd").iterdir():
+            if str(link.readlink()).startswith("/dev/shm/"):
+                found = link.stat()
+                used.add((found.st_dev, found.st_ino))
+        for line in (process / "maps").read_text(errors="replace").splitlines():
+            if "/dev/shm/" in line:
+                major, minor = line.split()[3].split(":")
+                used.add((os.makedev(int(major, 16), int(minor, 16)), int(line.split()[4])))
+    except OSError:
+        pass
+    return {name for name, file in files.items() if file in used}
