@@ -15,7 +15,7 @@ import ssl
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,7 @@ DISTRIBUTIONS = (
 
 _lock = threading.Lock()
 _undo: Callable[[], None] | None = None
+_named: tuple[_Source, ...] = ()
 _sources: tuple[_Source, ...] = ()
 _router_context: ssl.SSLContext | None = None
 _warned: set[str] = set()
@@ -59,12 +60,14 @@ def ensure_grpc_trusts_system_ca() -> Callable[[], None]:
     Returns:
         What takes it back: Modal's client is then as it was.
     """
-    global _undo, _sources, _router_context
+    global _undo, _named, _sources, _router_context
     if os.environ.get("MODAL_IS_REMOTE") == "1":
         return _nothing
     with _lock:
-        _sources = tuple(_usable(_named_by_environment()))
-        _router_context = None
+        named = tuple(_named_by_environment())
+        if _undo is None or named != _named:  # to look at them takes a while
+            _named, _sources = named, tuple(_usable(named))
+            _router_context = None
         if _undo is None:
             _undo = _install()
     return _restore
@@ -219,7 +222,7 @@ def _named_by_environment() -> Iterator[_Source]:
             yield _Source(path, FOLDERS)
 
 
-def _usable(sources: Iterator[_Source]) -> Iterator[_Source]:
+def _usable(sources: Iterable[_Source]) -> Iterator[_Source]:
     for source in sources:
         problem = source.problem()
         if problem is None:

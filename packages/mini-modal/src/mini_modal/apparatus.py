@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -51,7 +52,9 @@ class ModalApparatus(Apparatus):
                 raise OptionError("a modal.App needs a name to be an apparatus: modal.App('digits')")
             name = given
         super().__init__(name, max_workers)
-        ensure_grpc_trusts_system_ca()
+        # For what the caller does with Modal directly. To import it takes half a second, which waits for the first call.
+        if "modal" in sys.modules:
+            ensure_grpc_trusts_system_ca()
 
     @property
     def capabilities(self) -> frozenset[Capability]:

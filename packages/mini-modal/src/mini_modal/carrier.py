@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from mini import BackendUnavailable, MiniError
+from mini import BackendUnavailable, MiniError, OptionError
 from mini.adapter import MessageCarrier
 from mini.carrier import Broken, Group, Lost, Task
 from mini.wire import Frames, split_frames
@@ -47,14 +47,16 @@ class ModalCarrier(MessageCarrier):
             self._session = self._make(self._answered, self._told)
         message = self.pack(group, program=True)
         task = group.task
+        # A container that dies takes along what waits in it, which Modal cannot tell from what ran: not if it is one call.
+        quick = task.quick and group.count > 1
         constant: Callable[[], Frames] | None = None
-        parcel = Parcel(message)
+        parcel = Parcel(message, quick=quick)
         if not task.single and task.program.nbytes >= CONSTANT_BYTES:
             frames = task.program.frames
             name = self._constants.get(task.id)
             if name is None:
                 name = self._constants[task.id] = constant_name(frames)
-            parcel = Parcel([message[0], *message[1 + len(frames) :]], name, len(frames))
+            parcel = Parcel([message[0], *message[1 + len(frames) :]], name, quick)
             constant = partial(list, frames)
         self._session.send(group.id, parcel, constant)
         return "modal"
@@ -121,6 +123,8 @@ def _event(group: Group, error: BaseException) -> Lost | Broken:
     broken: MiniError
     if isinstance(error, MiniError):
         broken = error
+    elif isinstance(error, known.InvalidError):
+        broken = OptionError(f"Modal refuses this: {error}")
     else:
         broken = BackendUnavailable(f"Modal cannot run this: {type(error).__name__}: {error}")
     if broken is not error:

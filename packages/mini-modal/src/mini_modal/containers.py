@@ -20,7 +20,7 @@ __all__ = ["make_app"]
 
 def make_app(definition: Definition, setup: Setup, volume: modal.Volume) -> tuple[modal.App, Any]:
     """An app with one class, `Worker`, and that class."""
-    from .session import CALL_SECONDS, INPUTS_AT_ONCE
+    from .session import CALL_SECONDS
 
     class Worker:
         @modal.enter()
@@ -37,7 +37,8 @@ def make_app(definition: Definition, setup: Setup, volume: modal.Volume) -> tupl
 
     app = modal.App(definition.name)
     secrets = [modal.Secret.from_dict(dict(definition.env))] if definition.env else []
-    concurrent = modal.concurrent(max_inputs=INPUTS_AT_ONCE)(Worker)
+    # Modal is to have a container for each group; whether one gets the next group early is decided there.
+    concurrent = modal.concurrent(max_inputs=2, target_inputs=1)(Worker)
     options = {
         "image": definition.image(),
         "serialized": True,

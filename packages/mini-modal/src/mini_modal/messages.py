@@ -31,21 +31,20 @@ class Parcel:
     Attributes:
         message: of `MessageCarrier.pack`. If there is a `constant`, without the frames of the program.
         constant: name of the file in the volume that has them, joined; empty if there is none.
-        frames: how many there are.
+        quick: the container should get the next group before it is done with this one.
     """
 
     message: Frames
     constant: str = ""
-    frames: int = 0
+    quick: bool = False
 
     def pack(self) -> bytes:
-        return join_frames([marshal.dumps((self.constant, self.frames)), *self.message])
+        return join_frames([marshal.dumps((self.constant, self.quick)), *self.message])
 
     @classmethod
     def unpack(cls, data: bytes) -> Parcel:
         head, *message = split_frames(data)
-        constant, frames = marshal.loads(head)
-        return cls(message, constant, frames)
+        return cls(message, *marshal.loads(head))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ All of it lives in the event loop of one thread. What is called from elsewhere s
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import hashlib
 import threading
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mini.wire import join_frames
 
 from .messages import Answer, Order, Parcel, Setup
+from .volume import RESERVED
 
 if TYPE_CHECKING:
     import modal
@@ -24,9 +26,7 @@ __all__ = ["Definition", "Session"]
 
 CALL_SECONDS = 24 * 60 * 60
 """What Modal lets a call run at most. `timeout` is kept by the worker, which kills the call and not the container."""
-INPUTS_AT_ONCE = 2
-"""Groups that a container has, so that the next one is there when it is done with one."""
-CONSTANTS = ".mini-constants"
+CONSTANTS = f"{RESERVED}constants"
 CLOSE_SECONDS = 10.0
 
 
@@ -95,6 +95,7 @@ class Session:
 
     def close(self) -> None:
         """End the app with its containers, and the thread. Idempotent."""
+        atexit.unregister(self.close)
         if self._loop.is_closed():
             return
         future = asyncio.run_coroutine_threadsafe(self._close(), self._loop)
@@ -124,6 +125,8 @@ class Session:
 
         definition = self._definition
         client = await connect()
+        # Before Modal's own end, which was registered when it was imported.
+        atexit.register(self.close)
         enter = self._stack.enter_async_context
         news: modal.Queue = await enter(modal.Queue.ephemeral(client=client))
         orders: modal.Queue = await enter(modal.Queue.ephemeral(client=client))
@@ -179,8 +182,10 @@ class Session:
                     self._over(group, self._waiting.pop(group))
 
     async def _order(self, group: int, order: Order) -> None:
-        await self._ready()
-        await self._orders.put.aio(order, partition=f"g{group}")
+        # What goes wrong here goes wrong for the group as well, and is told about there.
+        with contextlib.suppress(Exception):
+            await self._ready()
+            await self._orders.put.aio(order, partition=f"g{group}")
 
     async def _upload(self, name: str, frames: Callable[[], list[Any]]) -> None:
         """Put what all calls of a map share into the volume, once."""

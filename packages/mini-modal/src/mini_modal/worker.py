@@ -15,6 +15,7 @@ import modal
 from mini.adapter import Relay
 from mini.local.pool import ProcessPool
 from mini.wire import Frames, join_frames, split_frames
+from modal.experimental import set_local_input_concurrency
 
 from .messages import INSIDE, LARGEST_ITEM, Answer, Parcel, Setup
 
@@ -65,6 +66,7 @@ class Host:
     async def call(self, data: bytes) -> bytes:
         """Run a group; returns what comes of it. Raises nothing that a call raises."""
         parcel = Parcel.unpack(data)
+        set_local_input_concurrency(2 if parcel.quick else 1)
         packed, head, _, keep = marshal.loads(parcel.message[0])
         group, flow = packed[0], packed[1]
         stream = head is not None and head[1] == "stream"

@@ -137,8 +137,8 @@ def overridden(*, reason: str) -> Callable[[Test], Test]:
 class Suite:
     """Base of the suites. A subclass whose name begins with "Test" is run by pytest; it gives the fixtures below.
 
-    Fixtures that a subclass must override: `make_apparatus`. Those that it may: `patience`, `shared_dir`, `python`,
-    `script_prelude`. The others belong to the kit.
+    Fixtures that a subclass must override: `make_apparatus`. Those that it may: `patience`, `shared_dir`,
+    `project_src`, `python`, `script_prelude`. The others belong to the kit.
 
     Attributes:
         variant: tells columns of the same backend in the report apart, such as "thread".
@@ -181,6 +181,14 @@ class Suite:
     def shared_dir(self, tmp_path: Path) -> Path:
         """A directory that the caller and all workers see under the same path."""
         return tmp_path
+
+    @pytest.fixture
+    def project_src(self, tmp_path: Path) -> Path:
+        """The `src` directory of a project, for modules of its own; scripts that use them are run with it.
+
+        It may exist and have modules in it.
+        """
+        return tmp_path / "project" / "src"
 
     @pytest.fixture
     def python(self) -> str:

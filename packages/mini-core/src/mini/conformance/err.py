@@ -24,7 +24,7 @@ from . import probes, subjects
 from .base import MakeApparatus, Suite, requires, when_declined
 from .footprint import Footprint, alive, descendants
 from .map import as_map, both_maps, dies_with_its_worker
-from .probes import Gate, Tally
+from .probes import Gate, Held, Tally
 from .scripts import Scripts
 
 __all__ = ["ErrSuite", "Unreachable"]
@@ -219,13 +219,15 @@ class ErrSuite(Suite):
         error = ways(apparatus)[way](subjects.deep, 2)
         frames = traceback.extract_tb(error.__traceback__)
         assert [frame.name for frame in frames[-3:]] == ["deep"] * 3
-        assert frames[-1].filename == subjects.__file__
+        # A worker elsewhere has the same module at another place.
+        there = Path(frames[-1].filename)
+        assert there.parts[-3:] == ("mini", "conformance", "subjects.py")
         assert frames[-1].line == 'raise LookupError("down here")  # the line that failed'
         assert frames[-1].lineno is not None
         source = Path(subjects.__file__).read_text().splitlines()
         assert source[frames[-1].lineno - 1].strip() == frames[-1].line
         text = "".join(traceback.format_exception(error))
-        assert f'File "{subjects.__file__}", line {frames[-1].lineno}, in deep' in text
+        assert f'File "{there}", line {frames[-1].lineno}, in deep' in text
         assert 'raise LookupError("down here")' in text
 
     def test_err_02_in_scripts_and_cells(self, scripts: Scripts) -> None:
@@ -502,7 +504,6 @@ class ErrSuite(Suite):
         script = scripts.start(INTERRUPTED + CAUGHT, how, tally.path, gate.path)
         tally.wait_for(1, patience)
         workers = descendants(script.pid)
-        assert workers
         began = time.monotonic()
         if to == "the caller":
             os.kill(script.pid, signal.SIGINT)
@@ -511,7 +512,7 @@ class ErrSuite(Suite):
         script.wait_for_line("interrupted", patience)
         assert time.monotonic() - began < 2
         probes.until(
-            lambda: not any(alive(int(pid)) for pid in tally.read()), 2, "the end of the running calls"
+            lambda: all(Held(path).free() for path in tally.read()), 2, "the end of the running calls"
         )
         gate.open()
         assert script.wait(patience) == 0, script.words()
@@ -550,6 +551,9 @@ class ErrSuite(Suite):
         assert time.monotonic() - began < 2
         assert "KeyboardInterrupt" in script.err
         probes.until(lambda: not any(map(alive, workers)), 2, "the end of the workers")
+        probes.until(
+            lambda: all(Held(path).free() for path in tally.read()), 2, "the end of the running calls"
+        )
 
     @when_declined(test_err_08_uncaught)
     def _err_08_uncaught_ends_with_its_calls(

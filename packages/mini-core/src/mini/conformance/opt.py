@@ -324,13 +324,14 @@ assert said("chunk") == said("window") == []
     # --- OPT-06 ---
 
     @requires(Capability.ENV)
-    def test_opt_06_is_there_at_import(self, scripts: Scripts, tmp_path: Path) -> None:
+    def test_opt_06_is_there_at_import(self, scripts: Scripts, project_src: Path) -> None:
         """ "`env` variables are there when the worker's process imports the function's modules."
 
         A failure means that variables are set too late, stay when they should not, or are mixed between calls with
         different ones.
         """
-        (tmp_path / "reads_at_import.py").write_text(
+        project_src.mkdir(parents=True, exist_ok=True)
+        (project_src / "reads_at_import.py").write_text(
             "import os\nVALUE = os.environ.get('MINI_CONFORMANCE_ENV', 'not set')\ndef value(_=None): return VALUE\n"
         )
         scripts.run(
@@ -350,7 +351,7 @@ assert a.w(env={"MINI_CONFORMANCE_ENV": "c"}).run(value) == "c"
 assert value() == "not set" and "MINI_CONFORMANCE_ENV" not in os.environ
 app.close()
 """,
-            path=tmp_path,
+            path=project_src,
         )
 
     @when_declined(test_opt_06_is_there_at_import)

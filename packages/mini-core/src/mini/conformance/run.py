@@ -202,12 +202,12 @@ class RunSuite(Suite):
         script = scripts.run(OF_A_SCRIPT + "\nprint('top level')\nwith app:\n    check()\n")
         assert script.out.split("\n") == ["top level", "all checked", ""]
 
-    def test_run_01_functions_of_a_src_package(self, scripts: Scripts, tmp_path: Path) -> None:
+    def test_run_01_functions_of_a_src_package(self, scripts: Scripts, project_src: Path) -> None:
         """ "calls `fn` once on a worker and returns what it returned"
 
         A failure means that workers cannot import the project's own packages: ship them, or pass the import path on.
         """
-        package = tmp_path / "project" / "src" / "my_project"
+        package = project_src / "my_project"
         package.mkdir(parents=True)
         (package / "__init__.py").write_text("from .steps import step\n")
         (package / "steps.py").write_text(

@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+import uuid
 from collections import namedtuple
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -380,9 +381,11 @@ def raise_group(_: object = None) -> None:
 
 
 def note_then_sleep(tally: Tally, seconds: float) -> None:
-    """Say in which process it runs, then take a long time."""
-    tally.add(os.getpid())
-    time.sleep(seconds)
+    """Hold a lock of its own, say which, and take a long time."""
+    path = f"{tally.path}-{uuid.uuid4().hex}"
+    with Held(path).hold():
+        tally.add(path)
+        time.sleep(seconds)
 
 
 def misbehave(number: int, at: int, error: BaseException) -> int:

@@ -20,6 +20,10 @@ __all__ = ["Function", "FunctionService"]
 DEFAULT_TIMEOUT = 300  # seconds: Modal's
 DEFAULT_SCALEDOWN = 60  # seconds: Modal's
 MOST_KEPT = 64
+# Modal refuses a function that asks for more than any of its machines has (modal.com/docs/guide/resources), and does
+# not say how much that is.
+MOST_CPU = 64
+MOST_MEMORY = 336 * 1024
 """Containers that a function may keep ready: they are processes of this machine."""
 SHAPE = (
     "module_name function_name implementation_name function_type autoscaler_settings method_definitions"
@@ -180,7 +184,7 @@ class Function:
             most=wanted.max_containers,
             spare=wanted.buffer_containers,
             idle_seconds=wanted.scaledown_window or DEFAULT_SCALEDOWN,
-            concurrency=max(1, definition.max_concurrent_inputs),
+            concurrency=max(1, definition.target_concurrent_inputs or definition.max_concurrent_inputs),
         )
 
 
@@ -405,6 +409,7 @@ class FunctionService(Service):
             fail(
                 Status.UNIMPLEMENTED, "modal-emulator does not do classes as clients before 0.67 define them"
             )
+        _check_resources(definition.resources)
         _check_kept(
             definition.autoscaler_settings.min_containers,
             definition.autoscaler_settings.buffer_containers,
@@ -568,6 +573,14 @@ class FunctionService(Service):
         waiting = self.plane.containers.stats(self.get(request.function_id)).backlog
         least, most = request.target_concurrency, request.max_concurrency
         return api_pb2.FunctionGetDynamicConcurrencyResponse(concurrency=min(most, least + waiting))
+
+
+def _check_resources(asked: api_pb2.Resources) -> None:
+    if asked.milli_cpu > 1000 * MOST_CPU or asked.memory_mb > MOST_MEMORY:
+        fail(
+            Status.INVALID_ARGUMENT,
+            f"modal-emulator takes requests for at most {MOST_CPU} CPU cores and {MOST_MEMORY} MiB of memory",
+        )
 
 
 def _check_kept(*counts: int) -> None:

@@ -1,0 +1,94 @@
+"""The contract on Modal, or rather on modal-emulator: the real client over the real wire, and real containers.
+
+The kit's gates and tallies are files that caller and workers share, so this cannot be pointed at Modal itself.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from mini import Apparatus, WorkerLost
+from mini.conformance import ApparatusConformance, MakeApparatus, overridden
+from mini.conformance.err import Unreachable
+from mini.conformance.probes import Tally
+from mini_modal import ModalApparatus
+from modal_emulator import Emulator
+
+PROJECT = """
+[project]
+name = "contract"
+version = "0"
+requires-python = "=={python}.*"
+dependencies = [{dependencies}]
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project that has what the kit's functions import. The tests' own folders are in it."""
+    from uv import find_uv_bin
+
+    folder = tmp_path_factory.getbasetemp()
+    pinned = ", ".join(f'"{name}=={version(name)}"' for name in ("numpy", "pytest"))
+    python = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    (folder / "pyproject.toml").write_text(PROJECT.format(python=python, dependencies=pinned))
+    subprocess.run([find_uv_bin(), "lock", "--quiet", f"--python={sys.executable}"], cwd=folder, check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def emulator(project: Path) -> Iterator[Emulator]:
+    with Emulator(share=[project]) as emulator, pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project)
+        for name, value in emulator.variables.items():
+            if value is None:
+                patch.delenv(name, raising=False)
+            else:
+                patch.setenv(name, value)
+        yield emulator
+
+
+class TestModal(ApparatusConformance):
+    @pytest.fixture
+    def make_apparatus(self, emulator: Emulator) -> MakeApparatus:
+        return lambda name: ModalApparatus(name)
+
+    @pytest.fixture
+    def project_src(self, project: Path) -> Iterator[Path]:
+        yield project / "src"
+        shutil.rmtree(project / "src")
+
+    @pytest.fixture
+    def unreachable(self, script_prelude: str) -> Unreachable:
+        secret = "as-very-secret"
+        there = {
+            "MODAL_SERVER_URL": "http://127.0.0.1:9",
+            "MODAL_TOKEN_ID": "ak-1",
+            "MODAL_TOKEN_SECRET": secret,
+        }
+        return Unreachable(f"import os\nos.environ.update({there})\n{script_prelude}", secret=secret)
+
+    @overridden(
+        reason="a call's process that dies is told exactly; what Modal may run again is what a dead container had"
+    )
+    def test_map_13_grouped_also_when_a_worker_dies(self, apparatus: Apparatus, tally: Tally) -> None:
+        def note_and_end_container(number: int) -> int:
+            tally.add(number)
+            if number == 300:
+                os.kill(os.getppid(), signal.SIGKILL)
+                signal.pause()
+            return number
+
+        count = 600
+        results = list(apparatus.map(note_and_end_container, range(count), return_exceptions=True))
+        assert [n for n, result in enumerate(results) if result != n] == [300]
+        assert isinstance(results[300], WorkerLost)
+        assert {int(number) for number in tally.read()} == set(range(count))
