@@ -27,9 +27,11 @@ from mini.requirements import (
     Requirements,
     check_lock,
     content_digest,
+    dependency_groups,
     find_project_root,
     find_uv,
     find_workspace_root,
+    importable_packages,
     project_packages,
     source_files,
     uv_freeze,
@@ -306,6 +308,17 @@ def test_member_of_a_workspace_gets_what_it_needs(
     assert "tiny-lint==1.0" in uv_freeze(tmp_path).requirements
 
 
+def test_groups_are_those_that_uv_would_take(tmp_path: Path) -> None:
+    groups = "[dependency-groups]\nOne_Two = []\n[tool.uv]\ndev-dependencies = ['six']\n"
+    root = project(tmp_path / "plain", "plain", more=groups)
+    assert dependency_groups(root) == {"one-two", "dev"}
+    write(tmp_path / "all", {"pyproject.toml": "[tool.uv.workspace]\nmembers = ['*']\n"})
+    project(tmp_path / "all/member", "member", more="[dependency-groups]\ninner = []\n")
+    assert dependency_groups(tmp_path / "all") == {"inner"}
+    uv("lock", cwd=tmp_path / "all")
+    assert uv_freeze(tmp_path / "all", groups=["inner"]).requirements == ()
+
+
 def test_several_versions_of_a_package_keep_their_markers(indexes: str, tmp_path: Path) -> None:
     old, new = 'tiny-base<2 ; python_version < "3.13"', 'tiny-base>=2 ; python_version >= "3.13"'
     root = project(tmp_path, "forked", old, new, more=index_tables(indexes))
@@ -322,6 +335,23 @@ def test_project_without_requirements(tmp_path: Path) -> None:
     found = uv_freeze(root)
     assert (found.requirements, found.indexes) == ((), ())
     assert [package.name for package in found.local] == ["alone"]
+    assert tomllib.loads(found.pylock)["packages"] == []
+
+
+def test_project_with_nothing_in_its_lock_at_all(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {"pyproject.toml": "[tool.uv.workspace]\nmembers = []\n[dependency-groups]\nempty = []\n"},
+    )
+    uv("lock", cwd=tmp_path)
+    found = uv_freeze(tmp_path, all_groups=True)
+    assert (found.requirements, found.local) == ((), ())
+    assert tomllib.loads(found.pylock)["packages"] == []
+
+
+def test_pylock_is_what_uv_exports_without_what_is_local(everything: Path) -> None:
+    arguments = "export --frozen --no-header --no-default-groups --format pylock.toml --no-emit-local"
+    assert uv_freeze(everything).pylock == uv(*arguments.split(), cwd=everything)
 
 
 def test_nothing_is_written(small: Path) -> None:
@@ -638,3 +668,12 @@ def test_content_digest_is_that_of_names_and_contents(tmp_path: Path) -> None:
     assert len(seen) == 4
     other = write(tmp_path / "c", {"m.py": ""}) / "m.py"
     assert content_digest([first, other]) == content_digest([other, first]) != digest
+
+
+def test_what_can_be_imported_is_all_in_src(tmp_path: Path) -> None:
+    root = project(tmp_path, "told")
+    write(
+        root, {"src/other/__init__.py": "", "src/one.py": "", "src/data/x.csv": "", "beside/__init__.py": ""}
+    )
+    assert [package.name for package in project_packages(root)] == ["told"]
+    assert [package.name for package in importable_packages(root)] == ["one", "other", "told"]

@@ -75,10 +75,36 @@ class Failure:
             _remember_source(filename, lines)
         if self.pickled is not None:
             try:
-                return cast("BaseException", loads(self.pickled))
+                exc = cast("BaseException", loads(self.pickled))
             except Exception:
                 return RemoteError(self.type_name, self.message, self.text)
+            for each in (exc, exc.__cause__):
+                if isinstance(each, ModuleNotFoundError) and each.name:
+                    _note_missing(exc, each.name.partition(".")[0])
+                    break
+            return exc
         return RemoteError(self.type_name, self.message, self.text)
+
+
+def _note_missing(exc: BaseException, module: str) -> None:
+    """Say how a worker gets a module that it has not, and this process has."""
+    from importlib.metadata import packages_distributions
+    from importlib.util import find_spec
+
+    try:
+        spec = find_spec(module)
+    except (ImportError, ValueError):
+        return
+    if spec is None:
+        return
+    names = packages_distributions().get(module)
+    if names:
+        how = f"run `uv add {names[0]}`, if it is from a package index, or put it under the project's src/"
+    else:
+        how = "put it under the project's src/, or make it a package that the project depends on (`uv add`)"
+    place = spec.origin or next(iter(spec.submodule_search_locations or ()), None)
+    where = f" ({place})" if place else ""
+    exc.add_note(f"the module {module!r} is only here{where}, not on the worker: {how}")
 
 
 def _is_control_flow(exc: BaseException) -> bool:

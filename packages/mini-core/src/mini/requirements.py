@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import json
 import os
 import re
 import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -27,9 +27,11 @@ __all__ = [
     "ProjectPackage",
     "Requirements",
     "content_digest",
+    "dependency_groups",
     "find_project_root",
     "find_uv",
     "find_workspace_root",
+    "importable_packages",
     "project_packages",
     "source_files",
     "uv_freeze",
@@ -176,18 +178,44 @@ def uv_freeze(
     command += ["--all-groups"] * all_groups + ["--all-extras"] * all_extras
     for option, names in (("--group", groups), ("--no-group", not_groups), ("--extra", extras)):
         command += [part for name in names or () for part in (option, name)]
-    everything = tomllib.loads(_uv([*command, "--format", "pylock.toml"], workspace))
-    pylock = _uv([*command, "--format", "pylock.toml", "--no-emit-local"], workspace)
-    lines = _uv([*command, "--no-hashes", "--no-annotate", "--no-emit-local"], workspace).splitlines()
-    pinned = tomllib.loads(pylock)
+    # Side by side, and little of it parsed: whoever asks has to wait for this before each first call.
+    with ThreadPoolExecutor(1) as pool:
+        plain = pool.submit(_uv, [*command, "--no-hashes", "--no-annotate", "--no-emit-local"], workspace)
+        head, *packages = _uv([*command, "--format", "pylock.toml"], workspace).split(_PACKAGE)
+        lines = plain.result().splitlines()
+    here, elsewhere = _divide(packages)
+    pylock = _PACKAGE.join([head, *elsewhere])
+    if here and not elsewhere:
+        pylock += "packages = []\n"
     return Requirements(
         requirements=tuple(line.strip() for line in lines if line.strip()),
         pylock=pylock,
-        indexes=_indexes(pinned),
-        local=tuple(_local_packages(everything, workspace)),
-        requires_python=str(pinned.get("requires-python", "")),
-        digest=_digest(pinned),
+        indexes=_indexes(elsewhere),
+        local=tuple(_local_package(package, workspace) for package in here),
+        requires_python=str(tomllib.loads(head).get("requires-python", "")),
+        digest=_digest(pylock),
     )
+
+
+def dependency_groups(root: Path) -> frozenset[str]:
+    """The names of the dependency groups that `uv_freeze` takes for the project at `root`, normalized.
+
+    For the root of a workspace that is no project itself, these are the groups of all its members.
+
+    Raises:
+        RequirementsError: a `pyproject.toml` is not TOML.
+    """
+    root = root.absolute()
+    config = _pyproject(root)
+    configs = [config]
+    if "project" not in config:
+        workspace = _table(config, "tool", "uv", "workspace")
+        members = _matches(root, workspace.get("members", [])) - _matches(root, workspace.get("exclude", []))
+        configs += [_pyproject(member) for member in members]
+    names = {name for each in configs for name in _table(each, "dependency-groups")}
+    if any(_table(each, "tool", "uv").get("dev-dependencies") for each in configs):
+        names.add("dev")  # where uv put it before there were groups
+    return frozenset(re.sub(r"[-_.]+", "-", name).lower() for name in names)
 
 
 def check_lock(root: Path) -> None:
@@ -250,22 +278,42 @@ def _uv(arguments: list[str], cwd: Path, trouble: str = "") -> str:
     return done.stdout
 
 
-def _indexes(pylock: dict[str, Any]) -> tuple[str, ...]:
-    found = dict.fromkeys(package["index"] for package in pylock.get("packages", []) if "index" in package)
+_PACKAGE = "\n[[packages]]\n"
+"""What begins a package in a pylock that uv writes; no string in it goes over several lines."""
+
+
+def _divide(packages: Iterable[str]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Of the packages of a pylock, those that are on this machine only, parsed, and the others as they are."""
+    here: list[dict[str, Any]] = []
+    elsewhere: list[str] = []
+    for text in packages:
+        if "path = " in text and "path" in _source(package := tomllib.loads(text)):
+            here.append(package)
+        else:
+            elsewhere.append(text)
+    return here, elsewhere
+
+
+def _source(package: dict[str, Any]) -> dict[str, Any]:
+    return _table(package, "directory") or _table(package, "archive")
+
+
+def _indexes(packages: Iterable[str]) -> tuple[str, ...]:
+    texts = (re.search(r"^index = .*$", package, re.MULTILINE) for package in packages)
+    lines = dict.fromkeys(text[0] for text in texts if text)
+    found = [str(tomllib.loads(line)["index"]) for line in lines]
     return tuple(sorted(found, key=lambda url: not url.startswith("https://pypi.org/")))
 
 
-def _local_packages(pylock: dict[str, Any], base: Path) -> Iterator[LocalPackage]:
-    for package in pylock.get("packages", []):
-        source = package.get("directory") or package.get("archive") or {}
-        if "path" in source:
-            path = Path(os.path.normpath(base / source["path"]))
-            yield LocalPackage(package["name"], path, bool(source.get("editable", False)))
+def _local_package(package: dict[str, Any], base: Path) -> LocalPackage:
+    source = _source(package)
+    path = Path(os.path.normpath(base / source["path"]))
+    return LocalPackage(package["name"], path, bool(source.get("editable", False)))
 
 
-def _digest(pylock: dict[str, Any]) -> str:
-    content = {key: value for key, value in pylock.items() if key != "created-by"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+def _digest(pylock: str) -> str:
+    content = re.sub(r"^created-by = .*\n", "", pylock, count=1, flags=re.MULTILINE)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 # --- the project's own packages -------------------------------------------------------------------------------------
@@ -309,6 +357,21 @@ def project_packages(root: Path | None = None) -> list[ProjectPackage]:
     reader = readers.get(backend)
     found = [package for package in reader(root, config) if package.path.exists()] if reader else []
     return _topmost(found or _lying_around(root))
+
+
+def importable_packages(root: Path) -> list[ProjectPackage]:
+    """What can be imported from the project at `root` as it lies there: `project_packages`, and all else in `src/`.
+
+    Building takes only what the build backend is told of, but an editable install puts the whole of `src/` on the
+    path, and so does who runs a script beside it.
+
+    Raises:
+        RequirementsError: there is no project, or `pyproject.toml` is not TOML.
+    """
+    told = project_packages(root)
+    known = {package.name.partition(".")[0] for package in told}
+    found = [package for package in _importable(root.absolute() / "src") if package.name not in known]
+    return _topmost([*told, *found])
 
 
 def _topmost(packages: Iterable[ProjectPackage]) -> list[ProjectPackage]:

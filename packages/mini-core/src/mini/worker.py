@@ -169,7 +169,7 @@ def _not_loaded(what: str, exc: BaseException) -> Failure:
     if isinstance(exc, ModuleNotFoundError):
         message = (
             f"the {what} needs the module {exc.name!r}, which cannot be imported on the worker; "
-            "put it under the project's src/ or add its distribution to the project's dependencies"
+            "put it under the project's src/, or add what provides it to the project's dependencies: `uv add`"
         )
     else:
         message = f"the {what} cannot be unpickled on the worker: {type(exc).__name__}: {exc}"
