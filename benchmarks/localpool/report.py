@@ -73,14 +73,14 @@ def page(run: Run) -> str:
     """docs/benchmarks.md."""
     found = run.verdicts(TARGETS)
     table, notes = pool_table(run.samples)
+    rounds = run.effort.rounds
     lines = [
         "# Benchmarks of the local pool",
         "",
         "<!-- Written by `./go bench localpool --write-docs`; edits are lost. -->",
         "",
         *(f"- {line}" for line in run.where),
-        f"- {run.effort.rounds} rounds (half as many of what takes long), {WORKERS} workers,"
-        f" {run.minutes:.0f} minutes.",
+        f"- {rounds} rounds (half as many of what takes long), {WORKERS} workers, {run.minutes:.0f} minutes.",
         "",
         *METHOD,
         "",
