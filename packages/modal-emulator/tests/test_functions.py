@@ -55,19 +55,12 @@ FUNCTIONS: dict[str, Any] = {
 
 @covers(
     "FunctionMap",
-    "FunctionPutInputs",
-    "FunctionGetOutputs",
     "FunctionFinishInputs",
     "FunctionCallCancel",
-    "FunctionCallFromId",
-    "FunctionCallPutDataOut",
-    "FunctionCallGetDataOut",
     "FunctionGetCurrentStats",
     "FunctionUpdateSchedulingParams",
     "FunctionGetSchedulingParams",
     "ContainerHeartbeat",
-    "FunctionGetInputs",
-    "FunctionPutOutputs",
 )
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_function_does_what_it_was_told(said: dict[str, Any], name: str) -> None:
