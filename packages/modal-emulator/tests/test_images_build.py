@@ -166,6 +166,28 @@ def test_packages_are_installed(lab: Lab, tmp_path: Path, once: str) -> None:
     assert lab.run("python", "-c", "import lab_one").status == 1
 
 
+def test_an_index_on_this_machine(
+    lab: Lab, tmp_path: Path, once: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pages have links to where the files are, which is beside it."""
+    simple, files = tmp_path / "pypi" / "simple", tmp_path / "pypi" / "files"
+    files.mkdir(parents=True)
+    for name in ("lab_three", "lab_four"):
+        wheel(files, name, "1.0", "")
+        page = simple / name.replace("_", "-") / "index.html"
+        page.parent.mkdir(parents=True)
+        file = f"{name}-1.0-py3-none-any.whl"
+        page.write_text(f'<!DOCTYPE html><html><body><a href="../../files/{file}">{file}</a></body></html>')
+    (tmp_path / "pypi" / "private").write_text("")
+    for variable in ("PIP_INDEX_URL", "UV_DEFAULT_INDEX"):
+        monkeypatch.setenv(variable, f"file://{simple}")
+    meta = lab.build(
+        f"RUN python -m pip install lab_three && uv pip install --system lab_four && echo {once}",
+        "RUN folder=$(dirname ${PIP_INDEX_URL#file://}) && ls $folder && test ! -e $folder/private",
+    )
+    assert (meta.packages["lab_three"], meta.packages["lab_four"]) == ("1.0", "1.0")
+
+
 def test_an_environment_in_the_image(lab: Lab, once: str) -> None:
     meta = lab.build(f"RUN uv venv /.uv/.venv && echo {once}", "ENV PATH=/.uv/.venv/bin:$PATH")
     ran = lab.run("python", "-c", "import sys; print(sys.prefix != sys.base_prefix)", layer=meta.layer)
