@@ -239,16 +239,26 @@ def test_an_app_can_be_inspected(story: dict[str, Any]) -> None:
 @covers("AppFetchLogs", "AppCountLogs", "FunctionCallFromId", "FunctionCallGetInfo")
 def test_logs_belong_to_functions_and_calls(story: dict[str, Any]) -> None:
     logs = story["logs"]
-    # A line may come in two pieces: Python writes its end by itself.
-    assert "".join(text for text, _ in logs["of the call"]) == "this is version 2\n"
-    assert {source for _, source in logs["of the call"]} == {"stdout"}
-    assert "".join(logs["streamed"]) == "this is version 2\n"
-    (last,) = logs["tail"]
-    assert last
-    assert "this is version 2\n".endswith(last)
+    assert logs["of the call"] == [["this is version 2\n", "stdout"]]
+    assert logs["streamed"] == ["this is version 2\n"]
+    assert logs["tail"] == ["this is version 2\n"]
     assert logs["of the function"] is True
     assert logs["of another function"] == []
     assert logs["of stderr"] == []
+
+
+@covers("AppFetchLogs")
+def test_a_printed_line_is_one_entry(environ: Mapping[str, str]) -> None:
+    """Python writes the end of a line by itself."""
+    said = program.run("prints.py", environ).check()
+    spoken = said["spoken"]
+    assert "".join(text for text, source in spoken if source == "stdout") == (
+        "a line of several words\ntwo\nlines\nby and by\nhalf a characé\nno end"
+    )
+    assert ["to stderr\n", "stderr"] in spoken
+    if not program.LIVE:
+        assert all(text.endswith("\n") for text, _ in spoken if text != "no end"), spoken
+    assert said["while it runs"] == ["50 %"]
 
 
 @covers("ContainerStop", "TaskGetInfo")
