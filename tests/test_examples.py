@@ -13,22 +13,16 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from processes import run
 
 EXAMPLES = sorted(
     path.parent for path in Path(__file__).resolve().parents[1].glob("examples/*/pyproject.toml")
 )
 
 
-def run(example: Path, *arguments: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, example, *arguments],
-        cwd=cwd,
-        env={**os.environ, "COLUMNS": "100", **env},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def sweep(example: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    everything = {**os.environ, "COLUMNS": "100", **env}
+    return run(sys.executable, example / "sweep.py", *arguments, cwd=example, env=everything)
 
 
 @pytest.fixture
@@ -41,7 +35,7 @@ def copy(root: Path, tmp_path: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_digits_trains_a_grid_and_judges_it_where_the_models_are(copy: Path) -> None:
-    done = run(copy / "sweep.py", "--epochs", "8", cwd=copy, MINI_PROGRESS="0")
+    done = sweep(copy, "--epochs", "8", MINI_PROGRESS="0")
     assert (done.returncode, done.stderr) == (0, ""), done
     assert "36 models, the best first" in done.stdout
 
@@ -70,7 +64,7 @@ def test_digits_goes_on_without_the_models_that_fail(copy: Path) -> None:
     script = script.replace("HIDDEN = [8, 16, 32, 64, 128, 256]", "HIDDEN = [8]")
     script = script.replace("RATES = [0.0003, 0.001, 0.003, 0.01, 0.03, 0.1]", "RATES = [0.01, 1e300]")
     (copy / "sweep.py").write_text(script)
-    done = run(copy / "sweep.py", "--epochs", "3", cwd=copy)
+    done = sweep(copy, "--epochs", "3")
     assert done.returncode == 0, done
     assert "1 models, the best first" in done.stdout
     assert "failed: Setting(hidden=8, rate=1e+300)" in done.stdout
@@ -78,7 +72,7 @@ def test_digits_goes_on_without_the_models_that_fail(copy: Path) -> None:
 
 
 def test_digits_says_what_to_install_for_a_backend_that_is_not_there(copy: Path) -> None:
-    done = run(copy / "sweep.py", "--app", "no-such-backend", cwd=copy)
+    done = sweep(copy, "--app", "no-such-backend")
     assert done.returncode == 1
     assert "BackendNotFound" in done.stderr
     assert "no-such-backend" in done.stderr
@@ -87,17 +81,11 @@ def test_digits_says_what_to_install_for_a_backend_that_is_not_there(copy: Path)
 @pytest.mark.timeout(300)
 def test_modal_hello_runs_on_the_emulator(root: Path, tmp_path: Path) -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith("MODAL_")}
-    done = subprocess.run(
-        [
-            *[sys.executable, "-m", "modal_emulator", "run", "--"],
-            *[sys.executable, "-m", "modal", "run", str(root / "examples" / "modal_hello.py"), "--n", "4"],
-        ],
+    done = run(
+        *[sys.executable, "-m", "modal_emulator", "run", "--"],
+        *[sys.executable, "-m", "modal", "run", str(root / "examples" / "modal_hello.py"), "--n", "4"],
         cwd=tmp_path,
         env=env,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
     )
     assert done.returncode == 0, done
     assert "here 16 there 16\n" in done.stdout

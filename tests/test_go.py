@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import run
 
 # Where the interpreter that runs this comes from: a Python >= 3.11 to be found.
 PYTHON = Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
@@ -22,15 +23,7 @@ def go(root: Path, *arguments: str, cwd: Path | None = None, **env: str) -> subp
         for name, value in os.environ.items()
         if name not in {"UV_PYTHON", "UV_PROJECT_ENVIRONMENT"}
     }
-    return subprocess.run(
-        [root / "go", *arguments],
-        cwd=cwd or root,
-        env={**outside, **env},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run(root / "go", *arguments, cwd=cwd or root, env={**outside, **env})
 
 
 def shell(root: Path, script: str, **env: str) -> str:

@@ -12,6 +12,7 @@ from xml.etree import ElementTree as ET
 
 import pages
 import pytest
+from processes import run
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -52,15 +53,7 @@ def test_the_two_commands(tmp_path: Path) -> None:
     }
 
     def bash(command: str) -> str:
-        done = subprocess.run(
-            ["bash", "-euc", command],
-            cwd=ROOT,
-            env=outside,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = run("bash", "-euc", command, cwd=ROOT, env=outside)
         assert done.returncode == 0, done
         return done.stdout
 
@@ -98,18 +91,16 @@ def test_a_project_of_ones_own_gets_it_from_a_wheel(tmp_path: Path, uv: str) -> 
         "UV_PYTHON": sys.executable,
     }
 
-    def run(*command: str, cwd: Path) -> str:
-        done = subprocess.run(
-            command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-        )
+    def output(*command: str, cwd: Path) -> str:
+        done = run(*command, cwd=cwd, env=env)
         assert done.returncode == 0, done
         return done.stdout
 
-    run(uv, "init", "--bare", str(project), cwd=tmp_path)
-    run("bash", "-euc", block("sh", "uv add"), cwd=checkout)
+    output(uv, "init", "--bare", str(project), cwd=tmp_path)
+    output("bash", "-euc", block("sh", "uv add"), cwd=checkout)
     shutil.rmtree(checkout)
     (project / "program.py").write_text(block("python", "import mini"))
-    printed = run(uv, "run", "--frozen", "--no-sync", "python", "program.py", cwd=project)
+    printed = output(uv, "run", "--frozen", "--no-sync", "python", "program.py", cwd=project)
     assert printed.splitlines()[0] == "0 50000"
     assert len(printed.splitlines()) == 20
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import pages
 import pytest
 from mini.conformance import CLAUSES
+from processes import run
 from test_import_rules import Import as Imported
 from test_import_rules import is_public
 
@@ -46,15 +47,8 @@ class Venv:
         """Run the venv's Python; nothing of the checkout or of the session that runs this test gets in."""
         ours = ("PYTHON", "PYTEST", "VIRTUAL_ENV", "MINI", "COVERAGE", "UV_")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-        return subprocess.run(
-            [self.folder / "bin" / "python", *arguments],
-            cwd=cwd,
-            env={**kept, "PYTHONDONTWRITEBYTECODE": "1", **env},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        python = self.folder / "bin" / "python"
+        return run(python, *arguments, cwd=cwd, env={**kept, "PYTHONDONTWRITEBYTECODE": "1", **env})
 
     def check(self, code: str, cwd: Path) -> str:
         done = self.run("-W", "error", "-c", code, cwd=cwd)

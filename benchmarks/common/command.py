@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-__all__ = ["end_well", "options_for", "write_json"]
+__all__ = ["end_well", "options_for"]
 
 
 def options_for(
@@ -36,7 +34,3 @@ def end_well() -> None:
     """Have SIGTERM and SIGHUP end this process as an exception does, so that it clears away what it has started."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
-
-
-def write_json(path: Path, **content: Mapping[str, Any] | list[str]) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n")

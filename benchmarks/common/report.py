@@ -12,18 +12,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from .samples import Samples
-from .targets import Target, Verdict, number
+from .targets import Verdict, number
 
-__all__ = ["machine", "markdown", "subject_table", "summary", "target_table", "verdicts"]
+__all__ = ["machine", "markdown", "subject_table", "summary", "target_table"]
 
 Column = tuple[str, str, Callable[[float], str]]
 """A title, a measure, and how its values are shown."""
-
-
-def verdicts(targets: Iterable[Target], samples: Samples, scenarios: Iterable[str]) -> list[Verdict]:
-    """Of the targets of these scenarios."""
-    chosen = set(scenarios)
-    return [target.judge(samples) for target in targets if target.scenario in chosen]
 
 
 def target_table(found: list[Verdict]) -> str:

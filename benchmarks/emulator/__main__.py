@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import sys
 import tempfile
@@ -10,8 +9,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..common.command import end_well, options_for, write_json
-from ..common.report import machine, target_table, verdicts
+from ..common.command import end_well, options_for
+from ..common.effort import chosen_effort
+from ..common.report import machine
+from ..common.run import Run
 from . import report
 from .conduct import FULL, QUICK, SCENARIOS, new_bench
 from .profile import Profiler
@@ -32,9 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     scenarios = [name for name in SCENARIOS if not options.only or name in options.only]
     if options.write_docs and (options.only or options.profile):
         parser.error("--write-docs is for a whole run, without --only and --profile")
-    effort = QUICK if options.quick else FULL
-    if options.rounds:
-        effort = dataclasses.replace(effort, rounds=options.rounds)
+    effort = chosen_effort(options, QUICK, FULL)
 
     end_well()
     where = machine(report.DISTRIBUTIONS)
@@ -51,17 +50,13 @@ def main(arguments: Sequence[str]) -> int:
     begin = time.monotonic()
     with new_bench(effort) as bench:
         samples = bench.run(scenarios)
-    seconds = time.monotonic() - begin
+    run = Run(where, effort, scenarios, samples, time.monotonic() - begin)
 
-    found = verdicts(TARGETS, samples, scenarios)
-    print("", target_table(found), "", report.figure_table(samples), sep="\n")
-    print(f"\n{sum(verdict.met for verdict in found)} of {len(found)} targets met, in {seconds:.0f} s")
+    run.show(TARGETS, report.figure_table(samples))
     if options.json:
-        write_json(
-            options.json, where=where, effort=dataclasses.asdict(effort), **dataclasses.asdict(samples)
-        )
+        run.write_json(options.json)
     if options.write_docs:
-        PAGE.write_text(report.page(samples, scenarios, effort, where, seconds))
+        PAGE.write_text(report.page(run))
     return 0
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from modal_emulator import Emulator
 
 from ..common.child import Driver, now, seconds_of
+from ..common.effort import BaseEffort, by_name
 from ..common.samples import Missing, Samples, say, take_rounds
 from . import server
 
@@ -27,19 +28,15 @@ LIMIT = 300.0
 
 
 @dataclass
-class Effort:
-    """How long to measure.
-
+class Effort(BaseEffort):
+    """
     Attributes:
-        seconds: that a sample of latencies takes.
         small, large: inputs of the two maps.
         file_mib: of the file that goes through a Volume.
         idle_seconds: that the idle server is watched.
         apps: ephemeral apps, one after the other.
     """
 
-    rounds: int
-    seconds: float
     small: int
     large: int
     file_mib: int
@@ -86,7 +83,7 @@ class Bench:
         def sample(_: str) -> Result:
             return {"load": server.load(self._server, seconds), "memory": server.memory(self._server)}
 
-        take_rounds(self.samples, "idle", ["server"], sample, self._few)
+        take_rounds(self.samples, "idle", ["server"], sample, self.effort.few)
 
     def cold(self) -> None:
         seconds_of("import modal")  # fills the file cache, and compiles
@@ -149,7 +146,7 @@ class Bench:
             subjects = ["cp", *(f"{kind} v{version}" for version in VERSIONS for kind in ("put", "get"))]
             for version in VERSIONS:
                 ask("put", version=version, path=str(source))
-            take_rounds(self.samples, "volume", subjects, sample, self._few)
+            take_rounds(self.samples, "volume", subjects, sample, self.effort.few)
         source.unlink()
 
     def apps(self) -> None:
@@ -167,11 +164,6 @@ class Bench:
             take_rounds(self.samples, "apps", ["server"], sample, 1)
 
     # --- how ---
-
-    @property
-    def _few(self) -> int:
-        """Rounds for what takes long."""
-        return -(-self.effort.rounds // 2)
 
     def _per(self, sample: Callable[[], Result], count: str) -> Result:
         """A sample, with the processor time that each of its calls or inputs took, and where."""
@@ -206,15 +198,7 @@ class Bench:
             yield ask
 
 
-SCENARIOS: dict[str, Callable[[Bench], None]] = {
-    "idle": Bench.idle,
-    "cold": Bench.cold,
-    "warm": Bench.warm,
-    "map": Bench.map,
-    "volume": Bench.volume,
-    "apps": Bench.apps,
-}
-"""In the order in which they are run."""
+SCENARIOS = by_name(Bench.idle, Bench.cold, Bench.warm, Bench.map, Bench.volume, Bench.apps)
 
 
 @contextmanager

@@ -5,10 +5,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 
-from ..common.report import markdown, summary, target_table, verdicts
+from ..common.report import markdown, summary, target_table
+from ..common.run import Run
 from ..common.samples import Samples
 from ..common.targets import number
-from .conduct import LARGE, QUICK, SMALL, VERSIONS, Effort
+from .conduct import LARGE, QUICK, SMALL, VERSIONS
 from .targets import TARGETS
 
 DISTRIBUTIONS = ("modal-emulator", "modal", "grpclib", "protobuf", "aiohttp")
@@ -91,17 +92,17 @@ def figure_table(samples: Samples) -> str:
     return markdown(rows)
 
 
-def page(samples: Samples, scenarios: list[str], effort: Effort, where: list[str], seconds: float) -> str:
+def page(run: Run) -> str:
     """docs/benchmarks-emulator.md."""
-    found = verdicts(TARGETS, samples, scenarios)
+    found = run.verdicts(TARGETS)
     lines = [
         "# Benchmarks of the Modal emulator",
         "",
         "<!-- Written by `./go bench emulator --write-docs`; edits are lost. -->",
         "",
-        *(f"- {line}" for line in where),
-        f"- {effort.rounds} rounds (of cold starts thrice as many, of long ones half), {seconds / 60:.0f} minutes.",
-        *(["- A quick run, of fewer and smaller things than the tables say."] if effort == QUICK else []),
+        *(f"- {line}" for line in run.where),
+        f"- {run.effort.rounds} rounds (of cold starts thrice as many, of long ones half), {run.minutes:.0f} minutes.",
+        *(["- A quick run, of fewer and smaller things than the tables say."] if run.effort == QUICK else []),
         "",
         *METHOD,
         "",
@@ -114,7 +115,7 @@ def page(samples: Samples, scenarios: list[str], effort: Effort, where: list[str
         "",
         "## Figures",
         "",
-        figure_table(samples),
+        figure_table(run.samples),
         "",
     ]
     return "\n".join(lines).rstrip() + "\n"

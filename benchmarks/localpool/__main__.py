@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..common.command import end_well, options_for, write_json
-from ..common.report import machine, target_table, verdicts
+from ..common.command import end_well, options_for
+from ..common.effort import chosen_effort
+from ..common.report import machine
+from ..common.run import Run
 from . import report
 from .conduct import FULL, POOLS, QUICK, SCENARIOS, Bench
 from .targets import TARGETS
@@ -28,27 +29,21 @@ def main(arguments: Sequence[str]) -> int:
     pools = [name for name in POOLS if not options.pool or name in {*options.pool, "mini"}]
     if options.write_docs and (options.only or options.pool):
         parser.error("--write-docs is for a whole run, without --only and --pool")
-    effort = QUICK if options.quick else FULL
-    if options.rounds:
-        effort = dataclasses.replace(effort, rounds=options.rounds)
+    effort = chosen_effort(options, QUICK, FULL)
 
     end_well()  # the pools that wait are stopped, and would stay so for ever
     where = machine(report.DISTRIBUTIONS)
     print("\n".join(where), flush=True)
     begin = time.monotonic()
     samples = Bench(pools, effort).run(scenarios)
-    seconds = time.monotonic() - begin
+    run = Run(where, effort, scenarios, samples, time.monotonic() - begin)
 
-    found = verdicts(TARGETS, samples, scenarios)
     table, notes = report.pool_table(samples)
-    print("", target_table(found), "", table, "", *notes, sep="\n")
-    print(f"\n{sum(verdict.met for verdict in found)} of {len(found)} targets met, in {seconds:.0f} s")
+    run.show(TARGETS, table, "", *notes)
     if options.json:
-        write_json(
-            options.json, where=where, effort=dataclasses.asdict(effort), **dataclasses.asdict(samples)
-        )
+        run.write_json(options.json)
     if options.write_docs:
-        PAGE.write_text(report.page(samples, scenarios, effort, where, seconds))
+        PAGE.write_text(report.page(run))
     return 0
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.child import seconds_of
+from ..common.effort import BaseEffort, by_name
 from ..common.samples import Missing, Samples, say, take_rounds
 from .child import Driver, seconds_to_first_result
 from .pools import MODULES, WORKERS
@@ -27,12 +28,12 @@ POOLS = [name for name in MODULES if name != FLOOR]
 
 
 @dataclass
-class Effort:
-    """How long to measure."""
+class Effort(BaseEffort):
+    """
+    Attributes:
+        closures, maps: that are made to see whether anything is left of them.
+    """
 
-    rounds: int
-    seconds: float
-    """A sample of a rate or of latencies takes about this long."""
     closures: int
     maps: int
 
@@ -83,7 +84,7 @@ class Bench:
                 driver.ask("warm", 120)
                 return driver.ask("kill", 60)
 
-        self._rounds("kill", self.names, sample, self._few)
+        self._rounds("kill", self.names, sample, self.effort.few)
 
     def interrupt(self) -> None:
         def sample(name: str) -> Result:
@@ -99,7 +100,7 @@ class Bench:
                 parent, every = driver.interrupt(limit=20)
             return {"parent": parent, "all": every}
 
-        self._rounds("interrupt", self.names, sample, self._few)
+        self._rounds("interrupt", self.names, sample, self.effort.few)
 
     def leak(self) -> None:
         def sample(name: str) -> Result:
@@ -144,14 +145,16 @@ class Bench:
         self._rounds("efficiency", [FLOOR, *self.names], lambda name: self._ask(name, "efficiency"))
 
     def results(self) -> None:
-        self._rounds("results", self.names, lambda name: self._ask(name, "results"), self._few)
+        self._rounds("results", self.names, lambda name: self._ask(name, "results"), self.effort.few)
 
     def constant(self) -> None:
-        self._rounds("constant", self.names, lambda name: self._ask(name, "constant"), self._few)
+        self._rounds("constant", self.names, lambda name: self._ask(name, "constant"), self.effort.few)
 
     def stream(self) -> None:
         seconds = 4 * self.effort.seconds
-        self._rounds("stream", self.names, lambda name: self._ask(name, "stream", seconds=seconds), self._few)
+        self._rounds(
+            "stream", self.names, lambda name: self._ask(name, "stream", seconds=seconds), self.effort.few
+        )
 
     def stop(self) -> None:
         """The last, because what pulls inputs in a thread of its own may go on with the whole million."""
@@ -159,11 +162,6 @@ class Bench:
         self._rounds("window", self.names, lambda name: self._ask(name, "stop", window=50), 3)
 
     # --- how ---
-
-    @property
-    def _few(self) -> int:
-        """Rounds for what takes long."""
-        return -(-self.effort.rounds // 2)
 
     def _rounds(
         self, measure: str, names: Sequence[str], sample: Callable[[str], Result], rounds: int | None = None
@@ -195,19 +193,18 @@ class Bench:
         return trial
 
 
-SCENARIOS: dict[str, Callable[[Bench], None]] = {
-    "imports": Bench.imports,
-    "cold": Bench.cold,
-    "kill": Bench.kill,
-    "interrupt": Bench.interrupt,
-    "leak": Bench.leak,
-    "tiny": Bench.tiny,
-    "chunked": Bench.chunked,
-    "latency": Bench.latency,
-    "efficiency": Bench.efficiency,
-    "results": Bench.results,
-    "constant": Bench.constant,
-    "stream": Bench.stream,
-    "stop": Bench.stop,
-}
-"""In the order in which they are run."""
+SCENARIOS = by_name(
+    Bench.imports,
+    Bench.cold,
+    Bench.kill,
+    Bench.interrupt,
+    Bench.leak,
+    Bench.tiny,
+    Bench.chunked,
+    Bench.latency,
+    Bench.efficiency,
+    Bench.results,
+    Bench.constant,
+    Bench.stream,
+    Bench.stop,
+)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from ..common.report import Column, subject_table, summary, target_table, verdicts
+from ..common.report import Column, subject_table, summary, target_table
+from ..common.run import Run
 from ..common.samples import Samples
 from ..common.targets import number
-from .conduct import FLOOR, POOLS, Effort
+from .conduct import FLOOR, POOLS
 from .pools import WORKERS
 from .targets import TARGETS
 
@@ -68,17 +69,18 @@ def pool_table(samples: Samples) -> tuple[str, list[str]]:
     return subject_table(samples, COLUMNS, [*POOLS, FLOOR])
 
 
-def page(samples: Samples, scenarios: list[str], effort: Effort, where: list[str], seconds: float) -> str:
+def page(run: Run) -> str:
     """docs/benchmarks.md."""
-    found = verdicts(TARGETS, samples, scenarios)
-    table, notes = pool_table(samples)
+    found = run.verdicts(TARGETS)
+    table, notes = pool_table(run.samples)
+    rounds = run.effort.rounds
     lines = [
         "# Benchmarks of the local pool",
         "",
         "<!-- Written by `./go bench localpool --write-docs`; edits are lost. -->",
         "",
-        *(f"- {line}" for line in where),
-        f"- {effort.rounds} rounds (half as many of what takes long), {WORKERS} workers, {seconds / 60:.0f} minutes.",
+        *(f"- {line}" for line in run.where),
+        f"- {rounds} rounds (half as many of what takes long), {WORKERS} workers, {run.minutes:.0f} minutes.",
         "",
         *METHOD,
         "",

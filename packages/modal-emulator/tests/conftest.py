@@ -8,6 +8,7 @@ from pathlib import Path
 
 import modal
 import pytest
+from containers import Lab, new_lab
 from modal_emulator import Emulator
 from modal_emulator.settings import Settings
 from program import LIVE
@@ -50,6 +51,18 @@ def emulator(plane: Plane) -> dict[str, str]:
 def client(emulator: dict[str, str]) -> Iterator[modal.Client]:
     with connected(emulator) as client:
         yield client
+
+
+@pytest.fixture(scope="module", params=["namespaces", "directories"])
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Containers in each of the two ways."""
+    yield from new_lab(request.param, tmp_path_factory.mktemp("lab"))
+
+
+@pytest.fixture(scope="module")
+def isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Containers that see nothing of the machine."""
+    yield from new_lab("namespaces", tmp_path_factory.mktemp("lab"))
 
 
 @pytest.fixture

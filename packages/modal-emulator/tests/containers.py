@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+import sys
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 from modal_emulator.runtime import Bind, ContainerSpec, Layer, Overlay, Process, Runtime
 from modal_emulator.runtime.build import Builder, Definition
+from modal_emulator.runtime.choose import open_runtime
+from modal_emulator.runtime.launching import LauncherUnavailable
 from modal_emulator.runtime.layers import Meta
+from modal_emulator.settings import Isolation, Settings
 
 T = TypeVar("T")
+
+MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 @dataclass
@@ -81,15 +88,31 @@ class Lab:
     def run(self, *command: str, **options: Any) -> Ran:
         return self.do(self.ran(*command, **options))
 
-    def build(self, *lines: str, **options: Any) -> Meta:
-        """Build an image upon the lab's; what is said meanwhile goes to `said`."""
-        definition = Definition(commands=("FROM base", *lines), bases={"base": self.image.key}, **options)
+    def build(self, *lines: str, upon: Meta | None = None, **options: Any) -> Meta:
+        """Build an image upon the lab's, or another; what is said meanwhile goes to `said`."""
+        base = upon or self.image
+        definition = Definition(commands=("FROM base", *lines), bases={"base": base.key}, **options)
         return self.define(definition)
 
     def define(self, definition: Definition) -> Meta:
         self.said.clear()
         key = self.builder.key(definition)
         return self.do(self.builder.build(definition, key, self.said.append))
+
+
+def new_lab(isolation: Isolation, work: Path) -> Iterator[Lab]:
+    """A lab whose containers are kept apart in this way; where they cannot be, the test is skipped."""
+    settings = Settings(work=work, isolation=isolation)
+    try:
+        runtime = open_runtime(settings)
+    except LauncherUnavailable as exc:
+        pytest.skip(f"the kernel refuses namespaces: {exc}")
+    with asyncio.Runner() as runner:
+        image = runner.run(runtime.base(MINOR, lambda _: None))
+        try:
+            yield Lab(runner, runtime, Builder(runtime, settings.cache / "packages"), work, image)
+        finally:
+            runner.run(runtime.close())
 
 
 async def first_line(output: list[tuple[int, bytes]], process: Process) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import program
@@ -133,6 +134,13 @@ def story(environ: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) 
         lambda: rows("app", "info", NAME),
     )
     told["after the stop"] = use("look_up")
+    told["no version"] = program.modal(environ, "app", "rollback", NAME, "v9")
+    told["rollback"] = program.modal(environ, "app", "rollback", NAME, "v1")
+    told["rolled back"] = use("look_up")
+    told["rollover"] = program.modal(environ, "app", "rollover", NAME, "--strategy", "recreate")
+    told["rolled over"], told["versions"] = at_once(
+        lambda: use("look_up"), lambda: rows("app", "history", NAME)
+    )
     told["stopped"] = program.modal(environ, "app", "stop", "--yes", NAME)
     told["afterwards"], told["app logs"], told["gone"], told["info afterwards"] = at_once(
         lambda: rows("app", "list"),
@@ -231,16 +239,26 @@ def test_an_app_can_be_inspected(story: dict[str, Any]) -> None:
 @covers("AppFetchLogs", "AppCountLogs", "FunctionCallFromId", "FunctionCallGetInfo")
 def test_logs_belong_to_functions_and_calls(story: dict[str, Any]) -> None:
     logs = story["logs"]
-    # A line may come in two pieces: Python writes its end by itself.
-    assert "".join(text for text, _ in logs["of the call"]) == "this is version 2\n"
-    assert {source for _, source in logs["of the call"]} == {"stdout"}
-    assert "".join(logs["streamed"]) == "this is version 2\n"
-    (last,) = logs["tail"]
-    assert last
-    assert "this is version 2\n".endswith(last)
+    assert logs["of the call"] == [["this is version 2\n", "stdout"]]
+    assert logs["streamed"] == ["this is version 2\n"]
+    assert logs["tail"] == ["this is version 2\n"]
     assert logs["of the function"] is True
     assert logs["of another function"] == []
     assert logs["of stderr"] == []
+
+
+@covers("AppFetchLogs")
+def test_a_printed_line_is_one_entry(environ: Mapping[str, str]) -> None:
+    """Python writes the end of a line by itself."""
+    said = program.run("prints.py", environ).check()
+    spoken = said["spoken"]
+    assert "".join(text for text, source in spoken if source == "stdout") == (
+        "a line of several words\ntwo\nlines\nby and by\nhalf a characé\nno end"
+    )
+    assert ["to stderr\n", "stderr"] in spoken
+    if not program.LIVE:
+        assert all(text.endswith("\n") for text, _ in spoken if text != "no end"), spoken
+    assert said["while it runs"] == ["50 %"]
 
 
 @covers("ContainerStop", "TaskGetInfo")
@@ -248,6 +266,45 @@ def test_a_container_can_be_stopped(story: dict[str, Any]) -> None:
     assert story["stopped container"].code == 0, story["stopped container"].err
     assert story["after the stop"]["version"][0] == 2
     assert story["after the stop"]["version"][1] != story["third"]["version"][1]
+
+
+@covers("AppRollback")
+def test_an_app_goes_back_to_an_earlier_version(story: dict[str, Any]) -> None:
+    assert story["rollback"].code == 0, story["rollback"].err
+    back = story["rolled back"]
+    assert back["version"][0] == 1
+    assert back["class"] == "hello you from 1"
+    assert back["id"] == story["first"]["id"]
+    assert story["no version"].code != 0
+    assert "no version v9" in story["no version"].out + story["no version"].err
+
+
+@covers("AppRollover")
+def test_an_app_gets_new_containers(story: dict[str, Any]) -> None:
+    assert story["rollover"].code == 0, story["rollover"].err
+    assert story["rolled over"]["version"][0] == 1
+    assert story["rolled over"]["version"][1] != story["rolled back"]["version"][1]
+
+
+def test_what_was_not_deployed_by_a_program_is_in_the_history_too(story: dict[str, Any]) -> None:
+    assert [row["version"].split()[0] for row in story["versions"]] == ["v4", "v3", "v2", "v1"]
+
+
+@covers("AppRollback")
+def test_an_app_goes_back_to_what_another_server_has_kept(tmp_path: Path) -> None:
+    if program.LIVE:
+        pytest.skip("this is about the emulator, not about Modal")
+    source = (PROGRAMS / "service.py").read_text()
+    with Emulator(state=tmp_path / "state") as server:
+        for version in (1, 2):
+            (tmp_path / "service.py").write_text(source.replace("VERSION = 1", f"VERSION = {version}"))
+            ran = program.modal(server.environ, "deploy", "service.py", "--name", NAME, cwd=tmp_path)
+            assert ran.code == 0, ran.err
+    with Emulator(state=tmp_path / "state") as server:
+        ran = program.modal(server.environ, "app", "rollback", NAME)
+        assert ran.code == 0, ran.err
+        said = program.run("using_service.py", server.environ, "look_up").check()
+        assert (said["version"][0], said["class"]) == (1, "hello you from 1")
 
 
 @covers("AppStop")

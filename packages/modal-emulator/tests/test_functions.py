@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import program
 import pytest
 from covers import covers
+from modal_emulator.runtime.cgroups import Cgroups
 
 # A whole program runs before the first test, on machines that may have much else to do.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -55,19 +57,12 @@ FUNCTIONS: dict[str, Any] = {
 
 @covers(
     "FunctionMap",
-    "FunctionPutInputs",
-    "FunctionGetOutputs",
     "FunctionFinishInputs",
     "FunctionCallCancel",
-    "FunctionCallFromId",
-    "FunctionCallPutDataOut",
-    "FunctionCallGetDataOut",
     "FunctionGetCurrentStats",
     "FunctionUpdateSchedulingParams",
     "FunctionGetSchedulingParams",
     "ContainerHeartbeat",
-    "FunctionGetInputs",
-    "FunctionPutOutputs",
 )
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_function_does_what_it_was_told(said: dict[str, Any], name: str) -> None:
@@ -92,8 +87,19 @@ def test_a_function_that_takes_too_much_memory_is_told_so(said: dict[str, Any]) 
     assert "512 MiB" in message
 
 
+def test_a_function_gets_no_more_of_a_processor_than_it_may(said: dict[str, Any]) -> None:
+    if not program.LIVE:
+        with contextlib.closing(Cgroups()) as cgroups:
+            if not cgroups.cpu:
+                pytest.skip(
+                    "no control groups that limit processors can be made here: whole ones are, by affinity"
+                )
+    # Of 0.25; a period that has begun may be used up at once.
+    assert said["throttled"] < 0.32
+
+
 def test_what_was_reported_is_looked_at(said: dict[str, Any]) -> None:
-    assert set(said) == {*FUNCTIONS, "generator timeout", "limits", "out of memory"}
+    assert set(said) == {*FUNCTIONS, "generator timeout", "limits", "throttled", "out of memory"}
 
 
 @pytest.mark.soak

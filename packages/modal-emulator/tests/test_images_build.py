@@ -9,13 +9,12 @@ import subprocess
 import sys
 import uuid
 import zipfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from containers import Lab
+from containers import MINOR, Lab
 from modal_emulator.runtime import BuildError, Layer
 from modal_emulator.runtime.build import Builder, Definition, FunctionStep
 from modal_emulator.runtime.cache import list_images, prune
@@ -24,7 +23,6 @@ from modal_emulator.runtime.client import client_tree
 from modal_emulator.runtime.layers import LayerCache, Meta
 from modal_emulator.runtime.pythons import find_python, host_minors
 from modal_emulator.settings import Settings
-from test_runtime import MINOR, open_lab
 
 pytestmark = pytest.mark.slow
 
@@ -36,16 +34,6 @@ SLIM = (
     "RUN echo 'debconf debconf/frontend select Noninteractive' | debconf-set-selections",
     'CMD ["sleep", "172800"]',
 )
-
-
-@pytest.fixture(scope="module", params=["namespaces", "directories"])
-def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    yield from open_lab(request.param, tmp_path_factory.mktemp("lab"))
-
-
-@pytest.fixture(scope="module")
-def isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    yield from open_lab("namespaces", tmp_path_factory.mktemp("lab"))
 
 
 @pytest.fixture
@@ -126,12 +114,7 @@ def test_env_workdir_and_copies(lab: Lab, tmp_path: Path, once: str) -> None:
 
 def test_what_was_changed_beneath_stays(lab: Lab, once: str) -> None:
     one = lab.build(f"RUN mkdir /data && echo {once} > /data/one && echo 1 > /data/gone")
-    lower = lab.image
-    lab.image = one
-    try:
-        two = lab.build("RUN echo two > /data/two && rm /data/gone")
-    finally:
-        lab.image = lower
+    two = lab.build("RUN echo two > /data/two && rm /data/gone", upon=one)
     ran = lab.run("python", "-c", "import os; print(sorted(os.listdir('/data')))", layer=two.layer)
     assert ran.out == "['one', 'two']\n"
     ran = lab.run("python", "-c", "import os; print(sorted(os.listdir('/data')))", layer=one.layer)
@@ -178,27 +161,38 @@ def test_packages_are_installed(lab: Lab, tmp_path: Path, once: str) -> None:
     ran = lab.run("sh", "-c", "lab_one-says && lab_two-says", layer=meta.layer)
     assert ran.out == f"one\ntwo {once}\n", ran.err
     # An environment is found again in the images above.
-    lower = lab.image
-    lab.image = meta
-    try:
-        above = lab.build("RUN lab_one-says")
-    finally:
-        lab.image = lower
+    above = lab.build("RUN lab_one-says", upon=meta)
     assert lab.run("lab_two-says", layer=above.layer).out == f"two {once}\n"
     assert lab.run("python", "-c", "import lab_one").status == 1
+
+
+def test_an_index_on_this_machine(
+    lab: Lab, tmp_path: Path, once: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pages have links to where the files are, which is beside it."""
+    simple, files = tmp_path / "pypi" / "simple", tmp_path / "pypi" / "files"
+    files.mkdir(parents=True)
+    for name in ("lab_three", "lab_four"):
+        wheel(files, name, "1.0", "")
+        page = simple / name.replace("_", "-") / "index.html"
+        page.parent.mkdir(parents=True)
+        file = f"{name}-1.0-py3-none-any.whl"
+        page.write_text(f'<!DOCTYPE html><html><body><a href="../../files/{file}">{file}</a></body></html>')
+    (tmp_path / "pypi" / "private").write_text("")
+    for variable in ("PIP_INDEX_URL", "UV_DEFAULT_INDEX"):
+        monkeypatch.setenv(variable, f"file://{simple}")
+    meta = lab.build(
+        f"RUN python -m pip install lab_three && uv pip install --system lab_four && echo {once}",
+        "RUN folder=$(dirname ${PIP_INDEX_URL#file://}) && ls $folder && test ! -e $folder/private",
+    )
+    assert (meta.packages["lab_three"], meta.packages["lab_four"]) == ("1.0", "1.0")
 
 
 def test_an_environment_in_the_image(lab: Lab, once: str) -> None:
     meta = lab.build(f"RUN uv venv /.uv/.venv && echo {once}", "ENV PATH=/.uv/.venv/bin:$PATH")
     ran = lab.run("python", "-c", "import sys; print(sys.prefix != sys.base_prefix)", layer=meta.layer)
     assert ran.out == "True\n", ran.err
-    lower = lab.image
-    lab.image = meta
-    try:
-        above = lab.build("RUN echo above")
-    finally:
-        lab.image = lower
-    assert above.python == MINOR
+    assert lab.build("RUN echo above", upon=meta).python == MINOR
 
 
 # --- the cache ---
@@ -250,45 +244,40 @@ def test_two_builders_run_a_line_once(lab: Lab, tmp_path: Path, once: str) -> No
 BUILDER = """
 import asyncio, sys
 from pathlib import Path
-from typing import Any
 from modal_emulator.runtime.build import Builder, Definition
 from modal_emulator.runtime.choose import open_runtime
 from modal_emulator.settings import Settings
 
-async def main():
-    settings = Settings(work=Path(sys.argv[1]), isolation=sys.argv[2])
-    runtime = open_runtime(settings)
-    builder = Builder(runtime, settings.cache / "packages")
-    definition = Definition(commands=("FROM base", f"RUN echo {sys.argv[4]}; sleep 1000"), bases={"base": sys.argv[3]})
+async def main(work, cache, isolation, minor):
+    runtime = open_runtime(Settings(work=work, cache=cache, isolation=isolation))
+    base = await runtime.base(minor, lambda _: None)
+    builder = Builder(runtime, cache / "packages")
+    definition = Definition(commands=("FROM base", "RUN echo begun; sleep 1000"), bases={"base": base.key})
     await builder.build(definition, builder.key(definition), lambda text: print(text, flush=True))
 
-asyncio.run(main())
+asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]))
 """
 
 
-def test_a_build_that_is_cut_short_leaves_nothing(lab: Lab, tmp_path: Path, once: str) -> None:
-    cache = lab.runtime.cache
-    unfinished = cache.layers.parent / "unfinished"
-    arguments = [str(tmp_path), lab.runtime.name, lab.image.key, once]
-    with subprocess.Popen(
-        [sys.executable, "-c", BUILDER, *arguments], stdout=subprocess.PIPE, text=True
-    ) as server:
-        assert server.stdout is not None
-        for line in server.stdout:
-            if line.strip() == once:
-                break
-        before = set(cache.layers.iterdir()) | set(unfinished.iterdir())
-        server.kill()
-    assert server.returncode == -signal.SIGKILL
-    LayerCache(cache.layers.parent)
-    left = (set(cache.layers.iterdir()) | set(unfinished.iterdir())) - before
-    assert left == set()
-    assert not [path for path in unfinished.iterdir() if once in str(path)]
-    for path in cache.layers.iterdir():
-        assert (path / "meta.json").exists()
-    # And the line is run by who comes next.
-    with pytest.raises(BuildError):
-        lab.build(f"RUN echo {once}; false")
+def test_a_build_that_is_cut_short_leaves_nothing(lab: Lab, tmp_path: Path) -> None:
+    """In a cache of its own: in the one that all share others may be building meanwhile."""
+    folder = tmp_path / "cache" / lab.runtime.name
+
+    def begin_and_kill(work: str) -> None:
+        where = [str(tmp_path / work), str(tmp_path / "cache"), lab.runtime.name, MINOR]
+        command = [sys.executable, "-c", BUILDER, *where]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+            assert server.stdout is not None
+            assert "begun\n" in server.stdout
+            assert list((folder / "unfinished").iterdir())
+            server.kill()
+        assert server.returncode == -signal.SIGKILL
+
+    begin_and_kill("work")
+    cache = LayerCache(folder)
+    assert [*(folder / "unfinished").iterdir()] == []
+    assert [path for path in cache.layers.iterdir() if not (path / "meta.json").exists()] == []
+    begin_and_kill("another")  # the line is run by who comes next
 
 
 def test_a_failed_build_leaves_nothing(lab: Lab) -> None:

@@ -4,59 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-import select
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from containers import Lab, first_line
+from commands import wait_until_gone
+from containers import MINOR, Lab, first_line
 from modal_emulator.runtime import Bind, BuildError, Layer, Overlay
-from modal_emulator.runtime.build import Builder
 from modal_emulator.runtime.choose import open_runtime
-from modal_emulator.runtime.launching import LauncherUnavailable
-from modal_emulator.settings import Isolation, Settings
-
-MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
-
-
-def open_lab(isolation: Isolation, work: Path) -> Iterator[Lab]:
-    settings = Settings(work=work, isolation=isolation)
-    try:
-        runtime = open_runtime(settings)
-    except LauncherUnavailable as exc:
-        pytest.skip(f"the kernel refuses namespaces: {exc}")
-    with asyncio.Runner() as runner:
-        image = runner.run(runtime.base(MINOR, lambda _: None))
-        try:
-            yield Lab(runner, runtime, Builder(runtime, settings.cache / "packages"), work, image)
-        finally:
-            runner.run(runtime.close())
-
-
-@pytest.fixture(scope="module", params=["namespaces", "directories"])
-def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    yield from open_lab(request.param, tmp_path_factory.mktemp("lab"))
-
-
-@pytest.fixture(scope="module")
-def isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    yield from open_lab("namespaces", tmp_path_factory.mktemp("lab"))
-
-
-def wait_for_end(pid: int, seconds: float = 20.0) -> bool:
-    """Whether a process that is not our child ends in time."""
-    try:
-        file = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        return bool(select.select([file], [], [], seconds)[0])
-    finally:
-        os.close(file)
+from modal_emulator.settings import Settings
 
 
 def processes_with(word: str) -> list[int]:
@@ -418,9 +377,8 @@ def test_containers_die_with_the_server(lab: Lab, tmp_path: Path) -> None:
         assert len(alive) >= 2
         server.kill()
         server.wait()
-        assert wait_for_end(pid)
-        for each in alive:
-            assert wait_for_end(each)
+        for each in (pid, *alive):
+            wait_until_gone(each)
     assert Path("/proc/self/mountinfo").read_text() == mounts
 
 

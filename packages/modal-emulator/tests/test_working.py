@@ -7,8 +7,7 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,12 @@ OVERLAYS = pytest.mark.skipif(not namespaces_work(), reason="the kernel refuses 
 KINDS = [pytest.param(True, id="overlays", marks=OVERLAYS), pytest.param(False, id="copies")]
 PATHS = st.sampled_from(["f", "g", "d/f", "d/g", "d/e/f", "c/f"])
 FOLDERS = st.sampled_from(["d", "d/e", "c"])
+
+
+@pytest.fixture(params=KINDS)
+def overlays(request: pytest.FixtureRequest) -> bool:
+    """Whether containers see volumes by overlays; by private copies if not."""
+    return bool(request.param)
 
 
 class VisibilityMachine(RuleBasedStateMachine):
@@ -151,28 +156,27 @@ class VisibilityMachine(RuleBasedStateMachine):
                 assert box.do("files") == view
 
 
-@pytest.mark.parametrize("overlays", KINDS)
-def test_visibility(overlays: bool) -> None:
+def look(overlays: bool, examples: int, steps: int) -> None:
     VisibilityMachine.overlays = overlays
     VisibilityMachine.TestCase.settings = hypothesis_settings(
-        max_examples=7, stateful_step_count=15, deadline=None
+        max_examples=examples, stateful_step_count=steps, deadline=None
     )
     VisibilityMachine.TestCase().runTest()
+
+
+def test_visibility(overlays: bool) -> None:
+    look(overlays, 7, 15)
 
 
 @pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("overlays", KINDS)
 def test_visibility_at_length(overlays: bool) -> None:
-    VisibilityMachine.overlays = overlays
-    VisibilityMachine.TestCase.settings = hypothesis_settings(
-        max_examples=250, stateful_step_count=40, deadline=None
-    )
-    VisibilityMachine.TestCase().runTest()
+    look(overlays, 250, 40)
 
 
-Scenario = Callable[[Volume, Callable[..., Any]], Coroutine[Any, Any, None]]
+Start = Callable[..., Coroutine[Any, Any, Box]]
+Scenario = Callable[[Volume, Start], Coroutine[Any, Any, None]]
 
 
 def play(tmp_path: Path, overlays: bool, scenario: Scenario) -> Volume:
@@ -199,9 +203,8 @@ def play(tmp_path: Path, overlays: bool, scenario: Scenario) -> Volume:
     return volume
 
 
-@pytest.mark.parametrize("overlays", KINDS)
 def test_links_modes_and_folders_are_committed(tmp_path: Path, overlays: bool) -> None:
-    async def scenario(volume: Volume, start: Callable[..., Any]) -> None:
+    async def scenario(volume: Volume, start: Start) -> None:
         box = await start()
         box.do("write", "d/script", "x")
         box.do("chmod", "d/script", "750")
@@ -235,12 +238,11 @@ def test_links_modes_and_folders_are_committed(tmp_path: Path, overlays: bool) -
     assert not Path("/etc/inside").exists()
 
 
-@pytest.mark.parametrize("overlays", KINDS)
 def test_nothing_is_written_through_links_of_others(tmp_path: Path, overlays: bool) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside/f").write_text("precious")
 
-    async def scenario(volume: Volume, start: Callable[..., Any]) -> None:
+    async def scenario(volume: Volume, start: Start) -> None:
         one = await start()
         one.do("write", "d/f", "x")
         one.do("write", "d/g", "x")
@@ -259,9 +261,8 @@ def test_nothing_is_written_through_links_of_others(tmp_path: Path, overlays: bo
     assert files_of(tmp_path / "outside") == {"f": "precious"}
 
 
-@pytest.mark.parametrize("overlays", KINDS)
 def test_open_files_keep_a_reload_from_happening(tmp_path: Path, overlays: bool) -> None:
-    async def scenario(volume: Volume, start: Callable[..., Any]) -> None:
+    async def scenario(volume: Volume, start: Start) -> None:
         one, two = await start(), await start()
         one.do("write", "f", "1")
         await one.working.commit()
@@ -279,9 +280,8 @@ def test_open_files_keep_a_reload_from_happening(tmp_path: Path, overlays: bool)
     play(tmp_path, overlays, scenario)
 
 
-@pytest.mark.parametrize("overlays", KINDS)
 def test_a_commit_of_nothing_is_no_new_state(tmp_path: Path, overlays: bool) -> None:
-    async def scenario(volume: Volume, start: Callable[..., Any]) -> None:
+    async def scenario(volume: Volume, start: Start) -> None:
         one = await start()
         one.do("write", "d/f", "1")
         await one.working.commit()
@@ -294,9 +294,8 @@ def test_a_commit_of_nothing_is_no_new_state(tmp_path: Path, overlays: bool) -> 
     play(tmp_path, overlays, scenario)
 
 
-@pytest.mark.parametrize("overlays", KINDS)
 def test_a_folder_is_mounted_alone(tmp_path: Path, overlays: bool) -> None:
-    async def scenario(volume: Volume, start: Callable[..., Any]) -> None:
+    async def scenario(volume: Volume, start: Start) -> None:
         whole = await start()
         whole.do("write", "users/me/f", "1")
         whole.do("write", "users/other/f", "2")
@@ -326,7 +325,7 @@ def test_a_folder_is_mounted_alone(tmp_path: Path, overlays: bool) -> None:
 
 @OVERLAYS
 def test_a_read_only_volume_cannot_be_written(tmp_path: Path) -> None:
-    async def scenario(volume: Volume, start: Callable[..., Any]) -> None:
+    async def scenario(volume: Volume, start: Start) -> None:
         writer, reader = await start(), await start(read_only=True)
         writer.do("write", "f", "1")
         await writer.working.commit()
@@ -339,9 +338,8 @@ def test_a_read_only_volume_cannot_be_written(tmp_path: Path) -> None:
     play(tmp_path, True, scenario)
 
 
-@pytest.mark.parametrize("overlays", KINDS)
 def test_a_deleted_volume_stays_for_who_uses_it(tmp_path: Path, overlays: bool) -> None:
-    async def scenario(volume: Volume, start: Callable[..., Any]) -> None:
+    async def scenario(volume: Volume, start: Start) -> None:
         one = await start()
         one.do("write", "f", "1")
         await one.working.commit()
@@ -356,12 +354,12 @@ def test_a_deleted_volume_stays_for_who_uses_it(tmp_path: Path, overlays: bool) 
     assert not volume.folder.exists()
 
 
-@pytest.mark.parametrize("overlays", KINDS)
 def test_a_container_that_ends_has_its_files_moved_not_copied(tmp_path: Path, overlays: bool) -> None:
-    async def scenario(volume: Volume, start: Callable[..., Any]) -> None:
+    async def scenario(volume: Volume, start: Start) -> None:
         box = await start()
         box.do("write", "f", "1")
-        source = box.working.overlay.upper if overlays else box.target
+        overlay = box.working.overlay
+        source = overlay.upper if overlay is not None else box.target
         inode = (source / "f").stat().st_ino
         await box.finish()
         assert (volume.head.path / "f").stat().st_ino == inode
@@ -396,8 +394,8 @@ def test_what_containers_write_while_a_commit_looks_is_not_followed_out(tmp_path
     assert "precious" not in [path.read_text() for path in staged]
 
 
-@asynccontextmanager
-async def many(tmp_path: Path, count: int) -> AsyncIterator[Volume]:
+async def many(tmp_path: Path, count: int) -> Volume:
+    """A volume with files in ten folders."""
     volume = Volume(tmp_path / "volume")
 
     def fill(draft: Draft) -> None:
@@ -405,50 +403,50 @@ async def many(tmp_path: Path, count: int) -> AsyncIterator[Volume]:
             draft.place((f"d{number % 10}", f"f{number}"), overwrite=False).write_text("x")
 
     await volume.change(fill)
-    yield volume
+    return volume
 
 
 def test_commits_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
     async def run() -> None:
-        async with many(tmp_path, 30) as volume:
+        volume = await many(tmp_path, 30)
 
-            def put(name: str) -> Callable[[Draft], object]:
-                return lambda draft: draft.place((name,), overwrite=False).write_text(name)
+        def put(name: str) -> Callable[[Draft], object]:
+            return lambda draft: draft.place((name,), overwrite=False).write_text(name)
 
-            await asyncio.gather(*(volume.change(put(f"n{number}")) for number in range(20)))
-            assert len(files_of(volume.head.path)) == 50
+        await asyncio.gather(*(volume.change(put(f"n{number}")) for number in range(20)))
+        assert len(files_of(volume.head.path)) == 50
 
     asyncio.run(run())
 
 
 def test_a_commit_that_fails_or_is_cancelled_leaves_a_state_as_it_was(tmp_path: Path) -> None:
     async def run() -> None:
-        async with many(tmp_path, 30) as volume:
-            head = volume.head
+        volume = await many(tmp_path, 30)
+        head = volume.head
 
-            def bad(draft: Draft) -> None:
-                draft.remove(("d0",), recursive=True)
-                raise OSError("the disk is full")
+        def bad(draft: Draft) -> None:
+            draft.remove(("d0",), recursive=True)
+            raise OSError("the disk is full")
 
-            with pytest.raises(OSError, match="full"):
-                await volume.change(bad)
-            assert volume.head is head
-            task = asyncio.ensure_future(volume.change(lambda draft: draft.remove(("d0",), recursive=True)))
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            # It went on to its end, and the next one finds the volume in order.
-            await volume.change(lambda draft: draft.remove(("d1",), recursive=True))
-            assert sorted(path.name for path in volume.head.path.iterdir()) == [f"d{n}" for n in range(2, 10)]
-            assert len([path for path in volume.folder.iterdir() if path.name.isdecimal()]) == 1
+        with pytest.raises(OSError, match="full"):
+            await volume.change(bad)
+        assert volume.head is head
+        task = asyncio.ensure_future(volume.change(lambda draft: draft.remove(("d0",), recursive=True)))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        # It went on to its end, and the next one finds the volume in order.
+        await volume.change(lambda draft: draft.remove(("d1",), recursive=True))
+        assert sorted(path.name for path in volume.head.path.iterdir()) == [f"d{n}" for n in range(2, 10)]
+        assert len([path for path in volume.folder.iterdir() if path.name.isdecimal()]) == 1
 
     asyncio.run(run())
 
 
 def test_folders_without_end_are_refused(tmp_path: Path) -> None:
-    async def scenario(volume: Volume, start: Callable[..., Any]) -> None:
+    async def scenario(volume: Volume, start: Start) -> None:
         box = await start()
         box.do("write", "d/" * 230 + "f", "x")
         with pytest.raises(GRPCError, match="levels deep"):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from modal_proto import api_pb2
 
 if TYPE_CHECKING:
+    from .lines import Lines
     from .runtime import Process
     from .services.calls import Input
     from .services.functions import Function
@@ -54,6 +55,7 @@ class Container:
     Attributes:
         id: of the task, as Modal calls it.
         revision: of the function's definition that it was started with.
+        lines: what it writes goes through.
         inputs: those that it runs, by id.
         waiting: the FunctionGetInputs of it that wait for an input.
         ready: whether it has asked for an input.
@@ -69,6 +71,7 @@ class Container:
     revision: int
     process: Process | None = None
     attachment: Attachment | None = None
+    lines: Lines | None = None
     inputs: dict[str, Input] = field(default_factory=dict)
     waiting: list[asyncio.Future[Input | None]] = field(default_factory=list)
     ready: bool = False

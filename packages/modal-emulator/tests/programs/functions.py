@@ -108,6 +108,16 @@ def limited(mebibytes: int) -> dict[str, Any]:
     }
 
 
+@app.function(image=image, cpu=(0.25, 0.25))
+def throttled() -> float:
+    """The share of one processor's time that it gets, for as long as a few of the periods in which that is shared."""
+    began = time.monotonic()
+    used = time.process_time()
+    while time.process_time() - used < 0.5:
+        pass
+    return (time.process_time() - used) / (time.monotonic() - began)
+
+
 @app.function(image=image, buffer_containers=1)
 def buffered() -> None:
     assert events.get(partition="buffer", timeout=300) == "go"
@@ -241,6 +251,7 @@ def scaling() -> None:
 
 def limits() -> None:
     report("limits", limited.remote(1))
+    report("throttled", throttled.remote())
     report("out of memory", error(lambda: limited.remote(1500)))
     report("lambda", adder.remote(1))
     report("closure", multiplier.remote(6))

@@ -33,8 +33,9 @@ from .dockerfile import (
     parse_run,
     parse_source,
 )
+from .indexes import index_settings
 from .layers import Meta, Stage, remove_tree
-from .pythons import host_minors, local_paths, uv_binary, uv_environment
+from .pythons import host_minors, uv_binary
 
 __all__ = ["Builder", "Definition", "FunctionStep"]
 
@@ -336,10 +337,8 @@ class _Build:
         ]
         if self._definition.context is not None:
             self._binds.append(Bind(self._definition.context, f"{HIDDEN}/context"))
-        env = uv_environment()
-        for number, path in enumerate(dict.fromkeys(local_paths(env))):
-            self._binds.append(Bind(path, f"{HIDDEN}/paths/{number}"))
-            env = {k: _replace_path(v, str(path), f"{HIDDEN}/paths/{number}") for k, v in env.items()}
+        env, binds = index_settings(f"{HIDDEN}/paths")
+        self._binds += binds
         self._environment = {
             "PIP_CACHE_DIR": f"{HIDDEN}/cache/pip",
             "PIP_ROOT_USER_ACTION": "ignore",
@@ -626,12 +625,6 @@ def _confined(name: str) -> str:
 def _join(folder: str, path: str) -> str:
     """An absolute path in an image."""
     return "/" + os.path.normpath(PurePosixPath("/", folder, path)).lstrip("/")
-
-
-def _replace_path(value: str, old: str, new: str) -> str:
-    return " ".join(
-        new if word == old else f"file://{new}" if word == f"file://{old}" else word for word in value.split()
-    )
 
 
 def fresh_key(key: str) -> str:

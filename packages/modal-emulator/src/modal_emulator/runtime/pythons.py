@@ -18,7 +18,7 @@ from pathlib import Path
 
 from . import BuildError
 
-__all__ = ["HostPython", "find_python", "host_minors", "relocate", "uv_binary", "uv_environment"]
+__all__ = ["HostPython", "find_python", "host_minors", "relocate", "uv_binary"]
 
 _DESCRIBE = """
 import json, os, sys, sysconfig
@@ -43,12 +43,6 @@ _LEFT_OUT = {
     "turtledemo",
     "EXTERNALLY-MANAGED",
 }
-_PASSED_ON = re.compile(
-    r"^(?:PIP_|UV_|SSL_CERT|REQUESTS_CA_BUNDLE$|CURL_CA_BUNDLE$)|^(?:https?|all|no)_proxy$", re.IGNORECASE
-)
-_NOT_PASSED_ON = re.compile(
-    r"^(?:PIP|UV)_(?:TARGET|PREFIX|USER|PYTHON|REQUIRE|CACHE|PROJECT|WORKING|NO_CACHE|CONFIG|LOG)"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,60 +151,6 @@ def uv_binary() -> Path:
     import uv
 
     return Path(uv.find_uv_bin())
-
-
-def uv_environment() -> dict[str, str]:
-    """Environment variables that say how this machine reaches its package indexes, for lines that install.
-
-    pip reads its files of configuration too, those of the user among them, which an image does not have: what they
-    say is put in variables.
-    """
-    env = {k: v for k, v in os.environ.items() if _PASSED_ON.match(k) and not _NOT_PASSED_ON.match(k)}
-    for name, value in _pip_configuration().items():
-        env.setdefault(name, value)
-    return env
-
-
-def _pip_configuration() -> dict[str, str]:
-    import configparser
-
-    if os.environ.get("PIP_CONFIG_FILE") == os.devnull:
-        return {}
-    home = Path.home()
-    config_home = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
-    files = [
-        Path("/etc/xdg/pip/pip.conf"),
-        Path("/etc/pip.conf"),
-        home / ".pip" / "pip.conf",
-        config_home / "pip" / "pip.conf",
-    ]
-    if given := os.environ.get("PIP_CONFIG_FILE"):
-        files.append(Path(given))
-    found: dict[str, str] = {}
-    for file in files:
-        parser = configparser.RawConfigParser()
-        try:
-            parser.read(file)
-        except (configparser.Error, UnicodeDecodeError):
-            continue
-        for section in ("global", "install"):
-            if parser.has_section(section):
-                for key, value in parser.items(section):
-                    name = "PIP_" + key.upper().replace("-", "_")
-                    if not _NOT_PASSED_ON.match(name):
-                        found[name] = " ".join(value.split())
-    return found
-
-
-def local_paths(env: dict[str, str]) -> list[Path]:
-    """Files and folders of this machine that the variables of `uv_environment` name."""
-    paths = []
-    for value in env.values():
-        for word in value.split():
-            word = word.removeprefix("file://")
-            if word.startswith("/") and Path(word).exists():
-                paths.append(Path(word))
-    return paths
 
 
 def relocate(python: HostPython, target: Path, prefix: str, say: Callable[[str], None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from google.protobuf.empty_pb2 import Empty
@@ -15,6 +16,7 @@ from ..named import check_name
 from ..rpc import Caller, declare, fail, rpc
 from ..store import join_parts, split_parts
 from . import Service
+from .deployments import Deployment
 
 __all__ = ["App", "AppService"]
 
@@ -116,6 +118,11 @@ class AppService(Service):
             if app.state not in (DEPLOYED, STOPPED):  # its server is gone, and its containers with it
                 app.state, app.stopped_at = STOPPED, time.time()
             self._apps[app.id] = app
+        self._deployments: dict[tuple[str, int], Deployment] = {}
+        """By the app's id and its version then."""
+        for key, data in self.store.items("deployment"):
+            app_id, _, version = key.partition("/")
+            self._deployments[app_id, int(version)] = Deployment.unpack(data)
         self._ending: set[asyncio.Task[None]] = set()
         self._watch = asyncio.create_task(self._stop_abandoned())
 
@@ -170,6 +177,9 @@ class AppService(Service):
         plane = self.plane
         for service in (plane.calls, plane.functions, plane.volumes, plane.mounts, plane.secrets):
             service.drop_app(app.id)
+        for entry in app.history:
+            self._deployments.pop((app.id, entry.version), None)
+            self.store.delete("deployment", f"{app.id}/{entry.version}")
 
     def _leave(self, app: App) -> None:
         """An app's client is gone: it ends, or if it is detached, when its work does."""
@@ -254,24 +264,23 @@ class AppService(Service):
             self.plane.functions.check_belongs(object_id, app.id)
         self.plane.functions.check_drafts(dict(request.definition_ids))
         if request.app_state == DEPLOYED:
-            self._deploy(app, request, caller)
-        before = dict(app.function_ids)
-        app.function_ids, app.class_ids = dict(request.function_ids), dict(request.class_ids)
+            other = self.deployed(request.name, app.environment)
+            if other is not None and other is not app:
+                fail(Status.ALREADY_EXISTS, f"another app is deployed as {request.name!r}")
+            app.name = app.description = request.name
+            entry = self._enter(app, caller)
+            entry.tag = request.deployment_tag
+            if request.HasField("commit_info"):
+                entry.commit_info.CopyFrom(request.commit_info)
         if request.tags:
             app.tags = dict(request.tags)
         if request.app_state:
             app.state = request.app_state
-        self._keep(app)
-        self.plane.functions.published(app)
-        for function_id in set(before.values()) - set(app.function_ids.values()):
-            self.plane.containers.end_function(function_id)
+        self._publish(app, request.function_ids, request.class_ids)
         return api_pb2.AppPublishResponse(url=self._url(app), deployed_at=app.deployed_at)
 
-    def _deploy(self, app: App, request: api_pb2.AppPublishRequest, caller: Caller) -> None:
-        other = self.deployed(request.name, app.environment)
-        if other is not None and other is not app:
-            fail(Status.ALREADY_EXISTS, f"another app is deployed as {request.name!r}")
-        app.name = app.description = request.name
+    def _enter(self, app: App, caller: Caller) -> api_pb2.AppDeploymentHistory:
+        """Begin a deployment of an app: make its entry in the history."""
         app.deployed_at = time.time()
         entry = api_pb2.AppDeploymentHistory(
             app_id=app.id,
@@ -279,11 +288,54 @@ class AppService(Service):
             client_version=caller.client_version,
             deployed_at=app.deployed_at,
             deployed_by=self.plane.settings.workspace,
-            tag=request.deployment_tag,
+            rollback_allowed=True,
         )
-        if request.HasField("commit_info"):
-            entry.commit_info.CopyFrom(request.commit_info)
         app.history.append(entry)
+        return entry
+
+    def _publish(self, app: App, function_ids: Mapping[str, str], class_ids: Mapping[str, str]) -> None:
+        """Have an app be what its functions were last defined as, and those alone."""
+        before = set(app.function_ids.values())
+        app.function_ids, app.class_ids = dict(function_ids), dict(class_ids)
+        self._keep(app)
+        self.plane.functions.published(app)
+        for function_id in before - set(app.function_ids.values()):
+            self.plane.containers.end_function(function_id)
+        if app.state == DEPLOYED:
+            deployment = Deployment(app.function_ids, app.class_ids, self.plane.functions.drafts(app))
+            self._deployments[app.id, app.version] = deployment
+            self.store.put("deployment", f"{app.id}/{app.version}", deployment.pack())
+
+    @rpc(reads="app_id version")
+    async def app_rollback(
+        self, request: api_pb2.AppRollbackRequest, caller: Caller
+    ) -> api_pb2.AppRollbackResponse:
+        app = self._get_deployed(request.app_id)
+        version = request.version if request.version >= 0 else app.version - 1
+        deployment = self._deployments.get((app.id, version))
+        if deployment is None:
+            fail(Status.NOT_FOUND, f"app {app.name} has no version v{version} to go back to")
+        self._enter(app, caller).rollback_version = version
+        self.plane.functions.redraft(deployment.drafts)
+        self._publish(app, deployment.function_ids, deployment.class_ids)
+        return api_pb2.AppRollbackResponse(url=self._url(app), deployed_at=app.deployed_at)
+
+    @rpc(reads="app_id")
+    async def app_rollover(
+        self, request: api_pb2.AppRolloverRequest, caller: Caller
+    ) -> api_pb2.AppRolloverResponse:
+        app = self._get_deployed(request.app_id)
+        self._enter(app, caller)
+        # As they are: an earlier deployment that failed may have left drafts of another definition.
+        self.plane.functions.redraft(self.plane.functions.drafts(app), renew=True)
+        self._publish(app, app.function_ids, app.class_ids)
+        return api_pb2.AppRolloverResponse(url=self._url(app), deployed_at=app.deployed_at)
+
+    def _get_deployed(self, app_id: str) -> App:
+        app = self.get(app_id)
+        if app.state != DEPLOYED:
+            fail(Status.FAILED_PRECONDITION, f"app {app.id} is not deployed")
+        return app
 
     @rpc(reads="app_id")
     async def app_heartbeat(self, request: api_pb2.AppHeartbeatRequest, caller: Caller) -> Empty:

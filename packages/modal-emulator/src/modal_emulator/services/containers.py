@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import codecs
 import contextlib
 import logging
 import math
@@ -18,6 +17,7 @@ from modal_proto import api_pb2
 
 from ..containers import AT_ONCE, Container, Pool
 from ..ids import new_id
+from ..lines import Lines
 from ..rpc import Caller, declare, fail, rpc
 from ..runtime import Bind, BuildError, ContainerSpec, Layer
 from ..runtime.client import client_tree
@@ -306,6 +306,7 @@ class ContainerService(Service):
         container.attachment = await plane.volumes.attach(
             definition.volume_mounts, container.id, plane.runtime
         )
+        lines = container.lines = Lines(say or _log_of(plane, container))
         try:
             socket, arguments = folder / "s", folder / "a"
             async with plane.socket_for(container, socket):
@@ -325,7 +326,7 @@ class ContainerService(Service):
                         *(Bind(folder, str(folder), read_only=False) for folder in plane.settings.share),
                     ],
                     overlays=container.attachment.overlays,
-                    output=_Lines(say or _log_of(plane, container)).write,
+                    output=lines.write,
                     changes=changes,
                     milli_cpu=definition.resources.milli_cpu_max or definition.resources.milli_cpu,
                     memory_mib=definition.resources.memory_mb_max or definition.resources.memory_mb,
@@ -342,6 +343,7 @@ class ContainerService(Service):
                 finally:
                     timer.cancel()
         finally:
+            lines.close()
             await container.attachment.detach()
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -561,8 +563,10 @@ class ContainerService(Service):
     @rpc(reads="outputs", moot="requested_at")
     async def function_put_outputs(self, request: api_pb2.FunctionPutOutputsRequest, caller: Caller) -> Empty:
         container = self._own(caller)
-        if container.process is not None:
-            container.process.drain()  # what it has printed comes before its result, and is known to belong to it
+        if container.process is not None and container.lines is not None:
+            # What it has printed comes before its result, and is known to belong to it.
+            container.process.drain()
+            container.lines.flush()
         for output in request.outputs:
             item = container.done(output.input_id)
             if item is None:  # it was cancelled or timed out in the meantime
@@ -646,20 +650,6 @@ def _describe_exit(code: int, container: Container) -> str:
         return f"the container ran out of memory: it used more than its {limit} MiB"
     how = f"was killed by signal {-code}" if code < 0 else f"ended with exit status {code}"
     return f"the container {how}"
-
-
-class _Lines:
-    """Takes what a container writes, and keeps characters that come in two pieces together."""
-
-    def __init__(self, take: Callable[[int, str], None]) -> None:
-        self._take = take
-        decoder = codecs.getincrementaldecoder("utf-8")
-        self._decoders = {1: decoder("replace"), 2: decoder("replace")}
-
-    def write(self, descriptor: int, data: bytes) -> None:
-        text = self._decoders[descriptor].decode(data)
-        if text:
-            self._take(descriptor, text)
 
 
 def _origin(container: Container) -> Origin:

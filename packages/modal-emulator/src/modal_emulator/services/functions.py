@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from grpclib import GRPCError, Status
 from modal_proto import api_pb2
@@ -13,9 +15,11 @@ from ..ids import new_id
 from ..rpc import Caller, declare, fail, rpc
 from ..store import join_parts, split_parts
 from . import Service
-from .apps import App
 
-__all__ = ["Function", "FunctionService"]
+if TYPE_CHECKING:
+    from .apps import App
+
+__all__ = ["Draft", "Function", "FunctionService"]
 
 DEFAULT_TIMEOUT = 300  # seconds: Modal's
 DEFAULT_SCALEDOWN = 60  # seconds: Modal's
@@ -332,6 +336,18 @@ class FunctionService(Service):
                 self.plane.containers.function_changed(function)
         for function in changed.values():
             self.plane.containers.function_changed(function)
+
+    def drafts(self, app: App) -> dict[str, Draft]:
+        """What an app's functions are, by their ids."""
+        functions = map(self.get, app.function_ids.values())
+        return {each.id: Draft(each.data, each.metadata, each.python, each.client) for each in functions}
+
+    def redraft(self, drafts: Mapping[str, Draft], *, renew: bool = False) -> None:
+        """Make functions what drafts say, when their app is published; with `renew` they count as changed anyhow."""
+        for function_id, draft in drafts.items():
+            function = self.get(function_id)
+            function.draft = draft
+            function.revision += renew
 
     def drop_app(self, app_id: str) -> None:
         """Drop what an app defined that nobody can call any more."""
