@@ -53,7 +53,9 @@ def test_an_app_ends_when_its_client_is_killed(impatient: Emulator) -> None:
     assert "has been stopped" in read["error"][1]
 
     def apps() -> set[str]:
-        return {row["app_id"] for row in json.loads(program.modal(environ, "container", "list", "--json").out)}
+        return {
+            row["app_id"] for row in json.loads(program.modal(environ, "container", "list", "--json").out)
+        }
 
     # An app has stopped before its containers have ended: they are given time to put away what they wrote.
     program.wait_until(lambda: started.said["app"] not in apps())
