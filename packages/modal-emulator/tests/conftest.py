@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -13,6 +14,12 @@ from modal_emulator import Emulator
 from modal_emulator.settings import Settings
 from program import LIVE
 from storage_plane import Plane, connected, serving
+
+
+def pytest_configure() -> None:
+    # A shell that runs tests in the background has them ignore Ctrl-C, and all that they start would inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
