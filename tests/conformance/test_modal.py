@@ -79,7 +79,9 @@ class TestModal(ApparatusConformance):
     @overridden(
         reason="a call's process that dies is told exactly; what Modal may run again is what a dead container had"
     )
-    def test_map_13_grouped_also_when_a_worker_dies(self, apparatus: Apparatus, tally: Tally) -> None:
+    def test_map_13_grouped_also_when_a_worker_dies(
+        self, apparatus: Apparatus, tally: Tally, when: str = "in a call"
+    ) -> None:
         def note_and_end_container(number: int) -> int:
             tally.add(number)
             if number == 300:

@@ -52,7 +52,7 @@ class ModalApparatus(Apparatus):
                 raise OptionError("a modal.App needs a name to be an apparatus: modal.App('digits')")
             name = given
         super().__init__(name, max_workers)
-        # For what the caller does with Modal directly. To import it takes half a second, which waits for the first call.
+        # For what the caller does with Modal directly. Its import takes half a second, and waits for the first call.
         if "modal" in sys.modules:
             ensure_grpc_trusts_system_ca()
 

@@ -47,7 +47,7 @@ class ModalCarrier(MessageCarrier):
             self._session = self._make(self._answered, self._told)
         message = self.pack(group, program=True)
         task = group.task
-        # A container that dies takes along what waits in it, which Modal cannot tell from what ran: not if it is one call.
+        # A dead container takes along what waits in it, and nobody can tell that from what ran: a lone call is safer.
         quick = task.quick and group.count > 1
         constant: Callable[[], Frames] | None = None
         parcel = Parcel(message, quick=quick)
