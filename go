@@ -136,6 +136,15 @@ in_env() { uv run --locked --all-packages --project "$root" "$@"; }
 # one at a time, and so is whatever asks for a debugger.
 run_tests() { in_env python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadscope "$@"; }
 
+demo() {
+  local runner=()
+  if [[ "$* " =~ --app[=\ ]modal\  ]] && ! in_env mini auth modal --check --no-input >/dev/null 2>&1; then
+    echo "go: there is no token for Modal here, so this runs on modal-emulator, which stands in for it" >&2
+    runner=(modal-emulator run --)
+  fi
+  in_env ${runner[@]+"${runner[@]}"} python examples/digits/sweep.py "$@"
+}
+
 main() {
   local command=${1:-}
   [[ $# -eq 0 ]] || shift
@@ -155,7 +164,7 @@ main() {
   prepare
   case $command in
     install) uv sync --locked --all-packages ;;
-    demo) in_env python examples/digits/sweep.py "$@" ;;
+    demo) demo "$@" ;;
     test) run_tests "$@" ;;
     check)
       in_env ruff format .

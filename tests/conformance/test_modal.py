@@ -30,6 +30,9 @@ requires-python = "=={python}.*"
 dependencies = [{dependencies}]
 """
 
+# Each test that has an apparatus, or a script, of its own starts containers: `nox -s conformance` has the time.
+pytestmark = pytest.mark.soak
+
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -79,8 +82,9 @@ class TestModal(ApparatusConformance):
     @overridden(
         reason="a call's process that dies is told exactly; what Modal may run again is what a dead container had"
     )
+    @pytest.mark.parametrize("when", ["with its container"])
     def test_map_13_grouped_also_when_a_worker_dies(
-        self, apparatus: Apparatus, tally: Tally, when: str = "in a call"
+        self, apparatus: Apparatus, tally: Tally, when: str
     ) -> None:
         def note_and_end_container(number: int) -> int:
             tally.add(number)
