@@ -149,7 +149,7 @@ def uv_freeze(
     """Read what the project's `uv.lock` pins.
 
     By default that is what the project itself depends on, and no dependency group: neither pytest nor the linter is
-    of use to a worker. The lock is checked first and neither it nor any environment is changed.
+    of use to a worker. The lock is checked as well and neither it nor any environment is changed.
 
     Args:
         root: the project's directory; by default `find_project_root()`. In a member of a workspace, what that
@@ -170,7 +170,6 @@ def uv_freeze(
         )
     root = root.absolute()
     workspace = find_workspace_root(root)
-    check_lock(root)
     # Run in the workspace's root: where else paths in the export start from differs between versions of uv.
     command = ["export", "--frozen", "--no-header", "--no-default-groups"]
     if workspace != root and (name := _table(_pyproject(root), "project").get("name")):
@@ -179,9 +178,12 @@ def uv_freeze(
     for option, names in (("--group", groups), ("--no-group", not_groups), ("--extra", extras)):
         command += [part for name in names or () for part in (option, name)]
     # Side by side, and little of it parsed: whoever asks has to wait for this before each first call.
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(3) as pool:
+        checked = pool.submit(check_lock, root)
+        full = pool.submit(_uv, [*command, "--format", "pylock.toml"], workspace)
         plain = pool.submit(_uv, [*command, "--no-hashes", "--no-annotate", "--no-emit-local"], workspace)
-        head, *packages = _uv([*command, "--format", "pylock.toml"], workspace).split(_PACKAGE)
+        checked.result()  # its complaint comes first: it is what the others' come from
+        head, *packages = full.result().split(_PACKAGE)
         lines = plain.result().splitlines()
     here, elsewhere = _divide(packages)
     pylock = _PACKAGE.join([head, *elsewhere])

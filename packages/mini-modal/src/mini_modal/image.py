@@ -7,36 +7,39 @@ editing it rebuilds nothing, and changing the lock rebuilds once.
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import logging
+import os
 import re
-import sys
 import tomllib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from functools import reduce
+import weakref
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mini import OptionError, RequirementsError, find_project_root, project_packages, uv_freeze
+from mini import OptionError, RequirementsError, find_project_root, uv_freeze
+from mini.requirements import dependency_groups, find_workspace_root
+
+from .building import PYTHON, check_python
+from .pins import indexes_of, install
+from .source import OURS, Source, installed_source, our_source, project_source
 
 if TYPE_CHECKING:
     import modal
-    from mini.requirements import ProjectPackage
+    from mini.requirements import Requirements
 
-__all__ = ["make_image"]
+__all__ = ["ModalSettings", "complete_image", "make_image"]
 
 log = logging.getLogger("mini")
 
-LEFT_OUT = ("dev", "local")
+LEFT_OUT = frozenset({"dev", "local"})
 """Dependency groups that containers do not get: tools for developing, and what is of use on this machine only."""
-OURS = {"mini": "mini-core", "mini_modal": "mini-modal"}
-"""What of ours a container needs, by module and distribution."""
+PLAIN = ("cloudpickle", "tblib")
+"""Modules that mini needs to run a call. They are plain Python and can be shipped as source."""
 NOT_INSTALLED = frozenset({"modal"})
 """Containers have the client from Modal itself."""
 SETTINGS = frozenset({"apt", "base", "groups", "region"})
-ROOT = "/root"
-"""Where source code is, which is on the containers' import path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ class ModalSettings:
         )
 
 
-def make_image(root: Path | None = None) -> modal.Image:
+def make_image(root: Path | None = None, *, base: modal.Image | None = None) -> modal.Image:
     """The image for the project at `root`, by default the one that the working directory is in.
 
     It has the caller's Python minor version, exactly what the project's `uv.lock` pins (of all dependency groups except
@@ -84,112 +87,107 @@ def make_image(root: Path | None = None) -> modal.Image:
     members and of what is installed in editable form. Without a project it has what mini needs. Nothing is built or
     sent before something runs in it.
 
+    Args:
+        root: the project's directory.
+        base: an image to build upon, instead of what pyproject.toml says. It has the caller's Python.
+
     Raises:
         RequirementsError: the lock is missing or stale; says which command mends it.
         OptionError: `[tool.mini.modal]` in pyproject.toml is wrong.
     """
-    import modal
-
     root = root or find_project_root()
+    config = _pyproject(root)
     settings = ModalSettings.read(root)
-    python = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    if settings.base is None:
-        image = modal.Image.debian_slim(python_version=python)
-    else:
-        image = modal.Image.from_registry(settings.base)
+    image = base if base is not None else _start(settings.base)
     if settings.apt:
         image = image.apt_install(*settings.apt)
-    lines, options, packages, archives = _needed(root, settings)
-    image = image.uv_pip_install(*_own_requirements(lines))
-    if lines:
-        image = image.uv_pip_install(*lines, extra_options=" ".join(options))
-    for archive in archives:
-        there = f"/tmp/{archive.name}"
-        image = image.add_local_file(archive, there, copy=True).run_commands(
-            f"uv pip install --system --no-deps {there}"
-        )
-    return reduce(_add_source, packages, image)
-
-
-def _needed(
-    root: Path | None, settings: ModalSettings
-) -> tuple[list[str], list[str], list[ProjectPackage], list[Path]]:
-    """Requirements, options for the installer, packages of which the source is added, and archives to install."""
-    packages = list(_our_packages())
     if root is None:
         log.info("there is no project here: containers get what mini itself needs, and nothing else")
-        return [], [], packages, []
-    groups = set(_pyproject(root).get("dependency-groups", {}))
-    if settings.groups is not None:
-        frozen = uv_freeze(root, groups=settings.groups)
-    else:
-        frozen = uv_freeze(root, all_groups=True, not_groups=[name for name in LEFT_OUT if name in groups])
-    archives = [local.path for local in frozen.local if local.path.is_file()]
-    folders = [root, *(local.path for local in frozen.local if local.path.is_dir())]
-    known = {package.name for package in packages}
-    for folder in dict.fromkeys(folder.resolve() for folder in folders):
-        for package in project_packages(folder):
-            if package.name not in known:
-                known.add(package.name)
-                packages.append(package)
-    ours = re.compile(rf"({'|'.join([*OURS.values(), *NOT_INSTALLED])})\b", re.IGNORECASE)
-    lines = [line for line in frozen.requirements if not ours.match(line)]
-    return lines, _index_options(frozen.indexes), packages, [a for a in archives if not _is_ours(a)]
-
-
-def _index_options(indexes: Iterable[str]) -> list[str]:
-    urls = list(indexes)
-    if not urls or (len(urls) == 1 and urls[0].startswith("https://pypi.org/")):
-        return []
-    first, *others = urls
-    # Each package is pinned, so which index it comes from is of no consequence but that it has this version.
-    return [
-        f"--index-url={first}",
-        *(f"--extra-index-url={url}" for url in others),
-        "--index-strategy=unsafe-best-match",
-    ]
-
-
-def _our_packages() -> Iterator[ProjectPackage]:
-    from mini.requirements import ProjectPackage
-
-    for name in OURS:
-        spec = importlib.util.find_spec(name)
-        assert spec is not None
-        assert spec.origin is not None
-        yield ProjectPackage(name, Path(spec.origin).parent)
-
-
-def _is_ours(archive: Path) -> bool:
-    return archive.name.replace("-", "_").startswith(
-        tuple(module.replace("-", "_") for module in OURS.values())
+        image = image.uv_pip_install(*_own_requirements(()))
+        return _made(our_source().add_to(image))
+    groups = settings.groups
+    if groups is None:
+        groups = tuple(sorted(dependency_groups(root) - LEFT_OUT))
+    frozen = uv_freeze(root, groups=groups)
+    ours = {_normal(name) for name in OURS.values()}
+    archives = tuple(
+        local for local in frozen.local if local.path.is_dir() or _normal(local.name) not in ours
     )
+    if own := _own_requirements(frozen.requirements):
+        image = image.uv_pip_install(*own)
+    image = install(image, replace(frozen, local=archives), indexes_of(root, config, os.environ))
+    return _made((our_source() + _project_source(root, frozen)).add_to(image))
+
+
+def complete_image(image: modal.Image, root: Path | None = None) -> modal.Image:
+    """An image of the user's own with what calls need in any: mini, and the project's source; none of it is built.
+
+    What `make_image` made is complete already.
+    """
+    if image in _MADE:
+        return image
+    root = root or find_project_root()
+    source = our_source() + installed_source(*PLAIN)
+    if root is not None and (find_workspace_root(root) / "uv.lock").is_file():
+        source += _project_source(root, uv_freeze(root))
+    elif root is not None:
+        source += project_source([root], [])
+    return source.add_to(image)
+
+
+_MADE: weakref.WeakSet[modal.Image] = weakref.WeakSet()
+
+
+def _made(image: modal.Image) -> modal.Image:
+    _MADE.add(image)
+    return image
+
+
+def _start(base: str | None) -> modal.Image:
+    """What everything else is put upon."""
+    import modal
+
+    if base is None:
+        return modal.Image.debian_slim(python_version=PYTHON)
+    if _REPOSITORY.search(base):
+        check_python(_version_of_tag(base))
+        return modal.Image.from_registry(base)
+    # Most have none, or an own one for their tools; what is pinned is for ours anyway.
+    return modal.Image.from_registry(base, add_python=PYTHON)
+
+
+_REPOSITORY = re.compile(r"^(?:(?:index\.)?docker\.io/)?(?:library/)?python(?=[:@]|$)")
+"""Python's own images, which are the only ones whose names say which Python they have."""
+
+
+def _version_of_tag(base: str) -> str | None:
+    found = re.search(r":(\d+\.\d+)", base)
+    return found[1] if found else None
+
+
+def _project_source(root: Path, frozen: Requirements) -> Source:
+    folders = [local.path for local in frozen.local if local.path.is_dir()]
+    return project_source([root, *folders], [local.name for local in frozen.local if local.path.is_dir()])
 
 
 def _own_requirements(pinned: Iterable[str]) -> list[str]:
     """What our packages need, in the versions that are here; what the lock pins anyway is its business."""
-    there = {_normal(re.split(r"[^\w.-]", line)[0]) for line in pinned}
+    there = {_name(line) for line in pinned}
+    ours = {_normal(name) for name in OURS.values()}
     found: dict[str, str] = {}
-    todo = list(OURS.values())
+    todo = sorted(ours)
     while todo:
         for line in importlib.metadata.requires(todo.pop()) or ():
-            name = _normal(re.split(r"[^\w.-]", line)[0])
-            if "extra ==" in line or name in found or name in NOT_INSTALLED:
+            name = _name(line)
+            if "extra ==" in line or name in found or name in NOT_INSTALLED or name in ours:
                 continue
-            if name in OURS.values():
-                continue
-            try:
+            with suppress(importlib.metadata.PackageNotFoundError):  # a marker: it is not for this platform
                 found[name] = importlib.metadata.version(name)
-            except importlib.metadata.PackageNotFoundError:
-                continue  # a marker says that it is not for this platform
     return sorted(f"{name}=={version}" for name, version in found.items() if name not in there)
 
 
-def _add_source(image: modal.Image, package: ProjectPackage) -> modal.Image:
-    target = f"{ROOT}/{package.name.replace('.', '/')}"
-    if package.path.is_file():
-        return image.add_local_file(package.path, f"{target}.py")
-    return image.add_local_dir(package.path, target, ignore=["**/__pycache__", "**/*.pyc"])
+def _name(requirement: str) -> str:
+    return _normal(re.split(r"[^\w.-]", requirement)[0])
 
 
 def _normal(distribution: str) -> str:
