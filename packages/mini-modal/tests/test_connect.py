@@ -237,7 +237,8 @@ def test_importing_mini_modal_loads_nothing() -> None:
 def test_the_exported_names() -> None:
     import mini_modal
 
-    assert mini_modal.__all__ == dir(mini_modal) == ["__version__", "ensure_grpc_trusts_system_ca"]
+    names = ["ModalApparatus", "__version__", "ensure_grpc_trusts_system_ca", "make_image"]
+    assert mini_modal.__all__ == dir(mini_modal) == names
     for name in mini_modal.__all__:
         assert getattr(mini_modal, name)
     with pytest.raises(AttributeError, match="no attribute 'ensure'"):
