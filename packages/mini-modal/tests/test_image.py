@@ -177,7 +177,7 @@ def everything(builder: Emulator, index: PackageIndex, files: PackageIndex, tmp_
     archive = make_wheel(root / "dist", "tiny-archive")
     project(root / "beside", "tiny-beside")
     repository = project(root / "repository", "tiny-git")
-    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", "-C", repository]
+    git: list[str | Path] = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", "-C", repository]
     for arguments in (
         ["init", "--quiet"],
         ["add", "."],
