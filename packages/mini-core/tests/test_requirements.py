@@ -368,6 +368,16 @@ def test_settings_for_other_uses_of_uv_do_not_matter(small: Path, monkeypatch: p
     assert uv_freeze(small) == plain
 
 
+def test_a_python_that_the_project_does_not_take_is_named(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = small / "pyproject.toml"
+    file.write_text(file.read_text().replace(">=3.11", ">=3.99"))
+    monkeypatch.delenv("UV_PYTHON")
+    with pytest.raises(RequirementsError, match=r"(?s)incompatible.*>=3\.99"):
+        uv_freeze(small)
+
+
 def test_digest_is_that_of_the_pins(small: Path, indexes: str, tmp_path: Path) -> None:
     def moved(name: str, *dependencies: str) -> Requirements:
         root = project(tmp_path / name, name, *dependencies, more=index_tables(indexes))

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -264,6 +265,8 @@ _NOT_OURS = {
 def _uv(arguments: list[str], cwd: Path, trouble: str = "") -> str:
     """Run uv and return what it wrote; if it exits with 1 and not with another error, `trouble` is what that means."""
     env = {name: value for name, value in os.environ.items() if name not in _NOT_OURS}
+    # Else uv asks whatever is called python on the PATH which version it is, or fetches one: it takes its time.
+    env.setdefault("UV_PYTHON", sys.executable)
     command = [str(find_uv()), "--quiet", "--color", "never", *arguments]
     try:
         done = subprocess.run(
