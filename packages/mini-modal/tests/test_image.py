@@ -296,7 +296,6 @@ def test_any_image_can_be_completed(builder: Emulator, tmp_path: Path) -> None:
 
         python = "%d.%d" % __import__("sys").version_info[:2]
         image = complete_image(modal.Image.debian_slim(python_version=python).add_local_file(__file__, "/x.py"))
-        assert complete_image(image := image) is not None
         made = make_image()
         assert complete_image(made) is made
         app = modal.App("completed")
@@ -312,20 +311,23 @@ def test_any_image_can_be_completed(builder: Emulator, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_script_without_a_project_gets_what_mini_needs_and_is_told(builder: Emulator) -> None:
-    with tempfile.TemporaryDirectory(dir="/tmp", prefix="no-project-") as folder:
-        said = run_script(
-            builder,
-            Path(folder),
-            """
-            import logging, sys
-            logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message)s")
-            logging.getLogger("mini").setLevel(logging.INFO)
-            from mini_modal import ModalApparatus
-            with ModalApparatus("plain").w(progress=False) as app:
-                print(app.run(lambda: 6 * 7))
-            """,
-        )
+def test_a_script_without_a_project_gets_what_mini_needs_and_is_told(
+    builder: Emulator, tmp_path: Path
+) -> None:
+    if mini.find_project_root(tmp_path) is not None:
+        pytest.skip("the folder for temporary files is within a project")
+    said = run_script(
+        builder,
+        tmp_path,
+        """
+        import logging, sys
+        logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message)s")
+        logging.getLogger("mini").setLevel(logging.INFO)
+        from mini_modal import ModalApparatus
+        with ModalApparatus("plain").w(progress=False) as app:
+            print(app.run(lambda: 6 * 7))
+        """,
+    )
     assert said.splitlines()[-1] == "42"
     told = [line for line in said.splitlines() if line.startswith("INFO there is no project here")]
     assert len(told) == 1, said
