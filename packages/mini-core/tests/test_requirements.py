@@ -346,7 +346,7 @@ def test_project_with_nothing_in_its_lock_at_all(tmp_path: Path) -> None:
     uv("lock", cwd=tmp_path)
     found = uv_freeze(tmp_path, all_groups=True)
     assert (found.requirements, found.local) == ((), ())
-    assert tomllib.loads(found.pylock)["packages"] == []
+    assert not tomllib.loads(found.pylock).get("packages")
 
 
 def test_pylock_is_what_uv_exports_without_what_is_local(everything: Path) -> None:
@@ -366,6 +366,16 @@ def test_settings_for_other_uses_of_uv_do_not_matter(small: Path, monkeypatch: p
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("UV_PROJECT", "/nowhere")
     assert uv_freeze(small) == plain
+
+
+def test_a_python_that_the_project_does_not_take_is_named(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = small / "pyproject.toml"
+    file.write_text(file.read_text().replace(">=3.11", ">=3.99"))
+    monkeypatch.delenv("UV_PYTHON")
+    with pytest.raises(RequirementsError, match=r"(?s)incompatible.*>=3\.99"):
+        uv_freeze(small)
 
 
 def test_digest_is_that_of_the_pins(small: Path, indexes: str, tmp_path: Path) -> None:

@@ -2,139 +2,27 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
-import subprocess
-import sys
+import random
+import tempfile
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mini
 import pytest
-import surroundings
+from image_projects import CREDENTIALS, LOGIN, Probed, command, private, project, run_probe, run_script, uv
+from mini_modal import make_image
 from mini_modal.building import PYTHON
+from mini_modal.cache import FOLDERS, MOUNT, cache_variables
 from mini_modal.image import ModalSettings
+from mini_modal.pins import Index, indexes_of
+from mini_modal.source import our_source, project_source
 from modal_emulator import Emulator
 from package_index import PackageIndex, make_wheel
-
-CREDENTIALS = ("somebody", "pa55-w0rd")
-RUN_SECONDS = 110
-
-PROBE = """
-import json
-import sys
-import modal
-from mini_modal import make_image
-
-def probe(names, modules):
-    import importlib.metadata, importlib.util, os, sys
-    def version(name):
-        try:
-            return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            return None
-    def place(module):
-        spec = importlib.util.find_spec(module)
-        return spec and (spec.origin or list(spec.submodule_search_locations)[0])
-    def contents(module):
-        with open(place(module)) as file:
-            return file.read()
-    return {
-        "python": "%d.%d" % sys.version_info[:2],
-        "versions": {name: version(name) for name in names},
-        "places": {module: place(module) for module in modules},
-        "contents": {module: contents(module) for module in modules if (place(module) or "").endswith(".py")},
-        "hidden": [f for _, _, files in os.walk("/root") for f in files if f.startswith(".") or f.endswith(".pyc")],
-        "secrets": [name for name in os.environ if "INDEX" in name],
-    }
-
-app = modal.App("image-probe")
-remote = app.function(image=make_image(), serialized=True)(probe)
-with modal.enable_output(), app.run():
-    found = remote.remote(*json.loads(sys.argv[1]))
-print()
-print("FOUND", json.dumps(found))
-"""
-
-PYPROJECT = """
-[project]
-name = "{name}"
-version = "{version}"
-requires-python = ">=3.11"
-dependencies = [{dependencies}]
-{more}
-[build-system]
-requires = ["uv_build"]
-build-backend = "uv_build"
-"""
-
-
-def project(root: Path, name: str, *dependencies: str, version: str = "1.0", more: str = "") -> Path:
-    """A project with a package that is named after it."""
-    package = root / "src" / name.replace("-", "_")
-    package.mkdir(parents=True, exist_ok=True)
-    (package / "__init__.py").write_text(f"version = {version!r}\n")
-    quoted = ", ".join(json.dumps(each) for each in dependencies)
-    text = PYPROJECT.format(name=name, version=version, dependencies=quoted, more=more)
-    (root / "pyproject.toml").write_text(text)
-    return root
-
-
-def environment(**more: str) -> dict[str, str]:
-    """That of this machine, without what a uv that runs this has set for its own ends."""
-    kept = {
-        k: v for k, v in surroundings.OUTSIDE.items() if k not in ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT")
-    }
-    return {**kept, "UV_PYTHON": sys.executable, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", **more}
-
-
-def command(*arguments: str | Path, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(each) for each in arguments],
-        cwd=cwd,
-        env=environment(**more),
-        capture_output=True,
-        text=True,
-        timeout=RUN_SECONDS,
-        check=False,
-    )
-
-
-def uv(*arguments: str, cwd: Path, **more: str) -> None:
-    from uv import find_uv_bin
-
-    done = command(find_uv_bin(), "--quiet", *arguments, cwd=cwd, **more)
-    assert done.returncode == 0, done.stderr
-
-
-@dataclass(frozen=True)
-class Probed:
-    """What a container has said of itself, and what the builder said before."""
-
-    found: dict[str, Any]
-    log: str
-
-    @property
-    def built(self) -> list[str]:
-        """The lines that installed or copied something, of those that were not in the cache."""
-        lines = [line.strip() for line in self.log.splitlines()]
-        return [
-            line for line in lines if line.startswith("=> Step") and (" RUN " in line or " COPY . " in line)
-        ]
-
-
-def run_probe(builder: Emulator, folder: Path, names: list[str], modules: list[str], **more: str) -> Probed:
-    """Run `PROBE` in a folder, as a user would run a script there."""
-    (folder / "probe.py").write_text(PROBE)
-    given = {name: value for name, value in builder.variables.items() if value is not None}
-    done = command(
-        sys.executable, "probe.py", json.dumps([names, modules]), cwd=folder, COLUMNS="500", **given, **more
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    log, _, found = done.stdout.rpartition("\nFOUND ")
-    return Probed(json.loads(found), log + done.stderr)
 
 
 @pytest.fixture(autouse=True)
@@ -155,13 +43,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PackageIndex]:
     """What can be fetched without a password: a repository."""
     with PackageIndex(tmp_path_factory.mktemp("files")) as files:
         yield files
-
-
-def private(index: PackageIndex) -> str:
-    return f'[[tool.uv.index]]\nname = "private"\nurl = "{index.url}"\nexplicit = true\n'
-
-
-LOGIN = {"UV_INDEX_PRIVATE_USERNAME": CREDENTIALS[0], "UV_INDEX_PRIVATE_PASSWORD": CREDENTIALS[1]}
 
 
 # --- a member of a workspace that needs something of every kind -----------------------------------------------------
@@ -331,7 +212,7 @@ def test_editing_source_rebuilds_nothing_and_another_lock_rebuilds_once(
     assert run() == ("2.0", 0, "second = 2\n")
 
 
-# --- settings -------------------------------------------------------------------------------------------------------
+# --- settings ---------------------------------------------------------------------------------------------------------
 
 
 def test_settings_of_pyproject_are_checked(tmp_path: Path) -> None:
@@ -340,9 +221,202 @@ def test_settings_of_pyproject_are_checked(tmp_path: Path) -> None:
         '[tool.mini.modal]\napt = ["jq"]\nbase = "python:3.12"\ngroups = ["cuda"]\nregion = "eu"\n'
     )
     assert ModalSettings.read(tmp_path) == ModalSettings(("jq",), "python:3.12", ("cuda",), "eu")
-    file.write_text("[tool.mini.modal]\nbasis = 1\n")
-    with pytest.raises(mini.OptionError, match="basis"):
-        ModalSettings.read(tmp_path)
-    file.write_text('[tool.mini.modal]\napt = "jq"\n')
-    with pytest.raises(mini.OptionError, match="apt"):
-        ModalSettings.read(tmp_path)
+    for wrong, named in [
+        ("basis = 1", "basis"),
+        ('apt = "jq"', "apt"),
+        ("groups = [1]", "groups"),
+        ("base = 3.12", "base"),
+        ("region = []", "region"),
+    ]:
+        file.write_text(f"[tool.mini.modal]\n{wrong}\n")
+        with pytest.raises(mini.OptionError, match=named):
+            ModalSettings.read(tmp_path)
+
+
+@pytest.mark.slow
+def test_settings_of_pyproject_make_the_image(builder: Emulator, index: PackageIndex, tmp_path: Path) -> None:
+    for name in ("tiny-one", "tiny-two"):
+        index.add(name)
+    # All of them are on every machine; in an order of their own they are a layer that is not in the cache.
+    packages = random.sample(["bash", "coreutils", "grep", "gzip", "sed", "tar", "diffutils", "findutils"], 5)
+    more = (
+        "[dependency-groups]\none = ['tiny-one']\ntwo = ['tiny-two']\n"
+        f"[tool.mini.modal]\nbase = 'python:{PYTHON}-slim'\napt = {packages}\ngroups = ['one']\n"
+        "[tool.uv.sources]\ntiny-one = { index = 'private' }\ntiny-two = { index = 'private' }\n"
+    )
+    project(tmp_path, "settled", more=more + private(index))
+    uv("lock", cwd=tmp_path, **LOGIN)
+    ran = run_probe(builder, tmp_path, ["tiny-one", "tiny-two"], ["settled"], **LOGIN)
+    assert ran.found["python"] == PYTHON
+    assert ran.found["versions"] == {"tiny-one": "1.0", "tiny-two": None}
+    assert any(line.endswith(f"apt-get install -y {' '.join(packages)}") for line in ran.built), ran.built
+
+
+@pytest.mark.slow
+def test_an_image_of_the_users_own_takes_the_place_of_it(builder: Emulator, tmp_path: Path) -> None:
+    project(tmp_path, "own")
+    uv("lock", cwd=tmp_path)
+    said = run_script(
+        builder,
+        tmp_path,
+        """
+        import modal
+        from mini_modal import ModalApparatus, make_image
+
+        def ask():
+            import os, own
+            return os.environ.get("COLOUR"), own.version
+
+        base = modal.Image.debian_slim(python_version="%d.%d" % __import__("sys").version_info[:2])
+        image = make_image(base=base.env({"COLOUR": "green"}))
+        with ModalApparatus("own-image").w(progress=False, image=image) as app:
+            print(app.run(ask))
+        """,
+    )
+    assert said == "('green', '1.0')"
+
+
+@pytest.mark.slow
+def test_any_image_can_be_completed(builder: Emulator, tmp_path: Path) -> None:
+    """It has what a call needs beside what the user has put there, and nothing of that is built."""
+    project(tmp_path, "own")
+    uv("lock", cwd=tmp_path)
+    said = run_script(
+        builder,
+        tmp_path,
+        """
+        import modal
+        from mini_modal.image import complete_image, make_image
+
+        def ask():
+            import cloudpickle, tblib
+            import mini.adapter, mini_modal.worker
+            import own
+            return own.version, "/root/" in cloudpickle.__file__, "/root/" in mini.__file__
+
+        python = "%d.%d" % __import__("sys").version_info[:2]
+        image = complete_image(modal.Image.debian_slim(python_version=python).add_local_file(__file__, "/x.py"))
+        made = make_image()
+        assert complete_image(made) is made
+        app = modal.App("completed")
+        remote = app.function(image=image, serialized=True)(ask)
+        with app.run():
+            print(remote.remote())
+        """,
+    )
+    assert said == "('1.0', True, True)"
+
+
+# --- without a project ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_script_without_a_project_gets_what_mini_needs_and_is_told(
+    builder: Emulator, tmp_path: Path
+) -> None:
+    if mini.find_project_root(tmp_path) is not None:
+        pytest.skip("the folder for temporary files is within a project")
+    said = run_script(
+        builder,
+        tmp_path,
+        """
+        import logging, sys
+        logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message)s")
+        logging.getLogger("mini").setLevel(logging.INFO)
+        from mini_modal import ModalApparatus
+        with ModalApparatus("plain").w(progress=False) as app:
+            print(app.run(lambda: 6 * 7))
+        """,
+    )
+    assert said.splitlines()[-1] == "42"
+    told = [line for line in said.splitlines() if line.startswith("INFO there is no project here")]
+    assert len(told) == 1, said
+
+
+# --- what is known without building -----------------------------------------------------------------------------------
+
+
+def test_a_stale_lock_is_named_with_what_mends_it(tmp_path: Path) -> None:
+    project(tmp_path, "stale")
+    with pytest.raises(mini.RequirementsError, match="run `uv lock`"):
+        make_image(tmp_path)
+
+
+def test_indexes_have_their_credentials_apart_from_the_url(tmp_path: Path) -> None:
+    config = {
+        "tool": {
+            "uv": {
+                "index": [
+                    {"name": "my-own", "url": "https://u:p%40ss@packages.example/simple", "explicit": True},
+                    {"name": "other", "url": "https://other.example/simple", "default": True},
+                    {"name": "flat", "url": "https://flat.example", "format": "flat"},
+                    {"name": "here", "url": "./wheels"},
+                ]
+            }
+        }
+    }
+    own, other = indexes_of(tmp_path, config, {})
+    assert own == Index("my-own", "https://packages.example/simple", False, True, "u", "p@ss")
+    assert own.variables == {"UV_INDEX_MY_OWN_USERNAME": "u", "UV_INDEX_MY_OWN_PASSWORD": "p@ss"}
+    assert other == Index("other", "https://other.example/simple", True)
+    assert other.variables == {}
+    own, _ = indexes_of(tmp_path, config, {"UV_INDEX_MY_OWN_PASSWORD": "newer"})
+    assert (own.username, own.password) == ("u", "newer")
+
+
+def test_the_lock_is_kept_as_long_as_an_image_needs_it(
+    tmp_path: Path, index: PackageIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.add("tiny-kept")
+    more = "[tool.uv.sources]\ntiny-kept = { index = 'private' }\n" + private(index)
+    project(tmp_path / "kept", "kept", "tiny-kept", more=more)
+    uv("lock", cwd=tmp_path / "kept", **LOGIN)
+    for name, value in LOGIN.items():
+        monkeypatch.setenv(name, value)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+
+    def locks() -> list[Path]:
+        gc.collect()
+        return [*temporary.glob("*/pylock.toml")]
+
+    image: Any = make_image(tmp_path / "kept")
+    assert len(locks()) == 1
+    image = image.add_local_file(tmp_path / "kept/pyproject.toml", "/x")  # what the image is made of stays
+    assert len(locks()) == 1
+    del image
+    assert locks() == []
+    assert [*temporary.iterdir()] == []
+
+
+def test_it_is_known_quickly_whether_an_image_is_up_to_date(tmp_path: Path) -> None:
+    """A quiet machine takes 0.1 s; this one may be busy."""
+    project(tmp_path, "small")
+    uv("lock", cwd=tmp_path)
+    make_image(tmp_path)
+    took = []
+    for _ in range(5):
+        start = time.perf_counter()
+        make_image(tmp_path)
+        took.append(time.perf_counter() - start)
+    assert min(took) < 0.3, took
+
+
+def test_metadata_of_what_is_shipped_says_its_version() -> None:
+    assert our_source().distributions == ("mini-core", "mini-modal")
+
+
+def test_a_package_of_two_projects_is_the_first_ones(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        project(tmp_path / name, name)
+        (tmp_path / name / "src/shared.py").touch()
+    found = {p.name: p.path for p in project_source([tmp_path / "one", tmp_path / "two"], []).packages}
+    assert found["shared"] == tmp_path / "one/src/shared.py"
+    assert found.keys() == {"one", "two", "shared"}
+
+
+def test_variables_of_the_cache_give_way_to_the_users() -> None:
+    variables = cache_variables({"HF_HOME": "/mine"})
+    assert variables.keys() == FOLDERS.keys() - {"HF_HOME"}
+    assert variables["TORCH_HOME"] == f"{MOUNT}/torch"

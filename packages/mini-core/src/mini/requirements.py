@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -177,11 +178,14 @@ def uv_freeze(
     command += ["--all-groups"] * all_groups + ["--all-extras"] * all_extras
     for option, names in (("--group", groups), ("--no-group", not_groups), ("--extra", extras)):
         command += [part for name in names or () for part in (option, name)]
+    uv = find_uv()  # in one thread: sysconfig, which it may ask, is not made for several
     # Side by side, and little of it parsed: whoever asks has to wait for this before each first call.
     with ThreadPoolExecutor(3) as pool:
-        checked = pool.submit(check_lock, root)
-        full = pool.submit(_uv, [*command, "--format", "pylock.toml"], workspace)
-        plain = pool.submit(_uv, [*command, "--no-hashes", "--no-annotate", "--no-emit-local"], workspace)
+        checked = pool.submit(check_lock, root, uv)
+        full = pool.submit(_uv, [*command, "--format", "pylock.toml"], workspace, uv=uv)
+        plain = pool.submit(
+            _uv, [*command, "--no-hashes", "--no-annotate", "--no-emit-local"], workspace, uv=uv
+        )
         checked.result()  # its complaint comes first: it is what the others' come from
         head, *packages = full.result().split(_PACKAGE)
         lines = plain.result().splitlines()
@@ -220,8 +224,12 @@ def dependency_groups(root: Path) -> frozenset[str]:
     return frozenset(re.sub(r"[-_.]+", "-", name).lower() for name in names)
 
 
-def check_lock(root: Path) -> None:
+def check_lock(root: Path, uv: Path | None = None) -> None:
     """Check that the lock of the project at `root` is there and fits its `pyproject.toml`.
+
+    Args:
+        root: the project's directory.
+        uv: the uv to run; by default `find_uv()`.
 
     Raises:
         RequirementsError: it is not, or cannot be checked; the message names the command that mends it.
@@ -233,6 +241,7 @@ def check_lock(root: Path) -> None:
         ["lock", "--check"],
         workspace,
         f"{workspace / 'uv.lock'} does not fit pyproject.toml; run `uv lock` in {workspace}",
+        uv=uv,
     )
 
 
@@ -261,10 +270,12 @@ _NOT_OURS = {
 }
 
 
-def _uv(arguments: list[str], cwd: Path, trouble: str = "") -> str:
+def _uv(arguments: list[str], cwd: Path, trouble: str = "", *, uv: Path | None = None) -> str:
     """Run uv and return what it wrote; if it exits with 1 and not with another error, `trouble` is what that means."""
     env = {name: value for name, value in os.environ.items() if name not in _NOT_OURS}
-    command = [str(find_uv()), "--quiet", "--color", "never", *arguments]
+    # Else uv asks whatever is called python on the PATH which version it is, or fetches one: it takes its time.
+    env.setdefault("UV_PYTHON", sys.executable)
+    command = [str(uv or find_uv()), "--quiet", "--color", "never", *arguments]
     try:
         done = subprocess.run(
             command, cwd=cwd, env=env, capture_output=True, text=True, encoding="utf-8", check=False

@@ -52,6 +52,8 @@ def explain_build(exc: modal.exception.ImageBuildError, log: str = "") -> Backen
     requirement = next((found[1].strip() for each in _REQUIREMENT if (found := each.search(text))), None)
     if requirement:
         parts.append(f"the requirement: {requirement}")
+    more = [line for line in said.splitlines()[1:] if line.strip() and line.strip() not in text]
+    parts += [f"Modal says: {' '.join(line.strip() for line in more)[:TAIL_CHARACTERS]}"] if more else []
     ending = "\n".join(f"  {line}" for line in deque(text.strip().splitlines(), TAIL_LINES))[
         -TAIL_CHARACTERS:
     ]

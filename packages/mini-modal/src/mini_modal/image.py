@@ -68,8 +68,12 @@ class ModalSettings:
                 f"[tool.mini.modal] has no setting {min(unknown)!r}; there are {', '.join(sorted(SETTINGS))}"
             )
         for name in ("apt", "groups"):
-            if not isinstance(table.get(name, []), list):
+            value = table.get(name, [])
+            if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
                 raise OptionError(f"[tool.mini.modal] {name} takes a list of names")
+        for name in ("base", "region"):
+            if not isinstance(table.get(name, ""), str):
+                raise OptionError(f"[tool.mini.modal] {name} takes a string")
         groups = table.get("groups")
         return cls(
             tuple(table.get("apt", ())),

@@ -19,7 +19,7 @@ from mini.requirements import find_workspace_root
 
 if TYPE_CHECKING:
     import modal
-    from mini import Requirements
+    from mini.requirements import Requirements
 
 __all__ = ["Index", "indexes_of", "install"]
 

@@ -43,9 +43,10 @@ class Source:
     def add_to(self, image: modal.Image) -> modal.Image:
         """The image with it. Nothing that has to be built can be put on top of that one."""
         image = reduce(_add_package, self.packages, image)
-        for name in self.distributions:
-            for file, target in _metadata_files(name):
-                image = image.add_local_file(file, target)
+        for folder in filter(None, map(_metadata_folder, self.distributions)):
+            image = image.add_local_dir(
+                folder, f"{ROOT}/{folder.name}", ignore=lambda path: str(path) not in METADATA
+            )
         return image
 
 
@@ -83,14 +84,13 @@ def _add_package(image: modal.Image, package: ProjectPackage) -> modal.Image:
     return image.add_local_dir(package.path, target, ignore=STAYS)
 
 
-def _metadata_files(distribution: str) -> Iterator[tuple[Path, str]]:
-    """Files of metadata here, and what they are called in a container; none of what is not installed here."""
+def _metadata_folder(distribution: str) -> Path | None:
+    """Where the metadata of a distribution is here; None if it is not installed."""
     try:
         found = importlib.metadata.distribution(distribution)
     except importlib.metadata.PackageNotFoundError:
-        return
+        return None
     for file in found.files or ():
         if file.name in METADATA and file.parent.name.endswith(".dist-info"):
-            path = Path(str(found.locate_file(file)))
-            if path.is_file():
-                yield path, f"{ROOT}/{file.parent.name}/{file.name}"
+            return Path(str(found.locate_file(file))).parent
+    return None
