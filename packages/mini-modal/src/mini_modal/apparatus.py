@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from mini import Apparatus, Capability, OptionError, find_project_root
 from mini.carrier import Carrier
@@ -92,7 +92,7 @@ class ModalApparatus(Apparatus):
         return ModalCarrier(width, partial(Session, self._definition(options, width)))
 
     def _definition(self, options: Options, width: int) -> Definition:
-        from .image import ModalSettings, make_image
+        from .image import ModalSettings, complete_image, make_image
 
         wanted = {
             "cpu": options.cpu,
@@ -105,7 +105,9 @@ class ModalApparatus(Apparatus):
             name=f"mini-{self.name}",
             volume=f"mini-{self.name}",
             mount=MOUNT,
-            image=make_image if options.image is None else lambda: options.image,  # type: ignore[arg-type,return-value]
+            image=make_image
+            if options.image is None
+            else partial(complete_image, cast("Any", options.image)),
             options={
                 "max_containers": width,
                 **{name: value for name, value in wanted.items() if value is not None},

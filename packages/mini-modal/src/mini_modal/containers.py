@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import modal
 
+from .cache import MOUNT, VOLUME, cache_variables
 from .messages import Setup
 from .worker import Host
 
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["make_app"]
 
 
-def make_app(definition: Definition, setup: Setup, volume: modal.Volume) -> tuple[modal.App, Any]:
+def make_app(
+    definition: Definition, image: modal.Image, setup: Setup, volume: modal.Volume
+) -> tuple[modal.App, Any]:
     """An app with one class, `Worker`, and that class."""
     from .session import CALL_SECONDS
 
@@ -36,15 +39,17 @@ def make_app(definition: Definition, setup: Setup, volume: modal.Volume) -> tupl
             return await self.host.call(data)
 
     app = modal.App(definition.name)
-    secrets = [modal.Secret.from_dict(dict(definition.env))] if definition.env else []
+    env = {**cache_variables(definition.env), **definition.env}
+    cache = modal.Volume.from_name(VOLUME, create_if_missing=True)
+    native = definition.options
     # Modal is to have a container for each group; whether one gets the next group early is decided there.
     concurrent = modal.concurrent(max_inputs=2, target_inputs=1)(Worker)
     options = {
-        "image": definition.image(),
+        "image": image,
         "serialized": True,
         "timeout": CALL_SECONDS,
-        "volumes": {definition.mount: volume},
-        "secrets": secrets,
-        **definition.options,
+        **native,
+        "volumes": {MOUNT: cache, **native.get("volumes", {}), definition.mount: volume},
+        "secrets": [*native.get("secrets", ()), modal.Secret.from_dict(env)],
     }
     return app, app.cls(**options)(concurrent)

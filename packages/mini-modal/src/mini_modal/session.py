@@ -120,6 +120,7 @@ class Session:
         """Start the app; returns the worker's method that runs a group."""
         import modal
 
+        from .building import check_python, explain_image, python_of
         from .connect import client as connect
         from .containers import make_app
 
@@ -134,8 +135,16 @@ class Session:
         volume = modal.Volume.from_name(definition.volume, create_if_missing=True, client=client)
         await volume.hydrate.aio()
         setup = Setup(news.object_id, orders.object_id, claims.object_id, volume.object_id, definition.mount)
-        app, worker = make_app(definition, setup, volume)
-        await enter(app.run.aio(client=client))
+        image = await asyncio.to_thread(definition.image)  # it asks uv
+        app, worker = make_app(definition, image, setup, volume)
+        try:
+            await enter(app.run.aio(client=client))
+        except modal.exception.Error as exc:
+            known = await explain_image(exc, image, client)
+            if known is None:
+                raise
+            raise known from exc
+        check_python(python_of(image))
         self._orders, self._claims, self._volume = orders, claims, volume
         listening = self._loop.create_task(self._listen(news))
         self._tasks.add(listening)
