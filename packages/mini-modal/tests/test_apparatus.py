@@ -159,3 +159,11 @@ def test_a_modal_app_gives_its_name() -> None:
     assert ModalApparatus(modal.App("named")).name == "named"
     with pytest.raises(mini.OptionError):
         ModalApparatus(modal.App())
+
+
+def test_libraries_keep_what_they_download_on_a_shared_volume(app: ModalApparatus) -> None:
+    def folders() -> tuple[str | None, str | None]:
+        return os.environ.get("HF_HOME"), os.environ.get("TORCH_HOME")
+
+    assert app.run(folders) == ("/mini/cache/huggingface", "/mini/cache/torch")
+    assert app.w(env={"HF_HOME": "/tmp/hf"}).run(folders) == ("/tmp/hf", "/mini/cache/torch")

@@ -39,7 +39,7 @@ def make_app(
             return await self.host.call(data)
 
     app = modal.App(definition.name)
-    env = {**cache_variables(definition.env), **definition.env}
+    env: dict[str, str | None] = {**cache_variables(definition.env), **definition.env}
     cache = modal.Volume.from_name(VOLUME, create_if_missing=True)
     native = definition.options
     # Modal is to have a container for each group; whether one gets the next group early is decided there.
