@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shlex
-import shutil
 import tempfile
 import tomllib
 import urllib.parse
-import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mini import RequirementsError
 from mini.requirements import find_workspace_root
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def install(image: modal.Image, frozen: Requirements, indexes: list[Index]) -> m
     options: dict[str, Any] = {"secrets": [modal.Secret.from_dict(dict(variables))]} if variables else {}
     if frozen.requirements:
         image = image.uv_pip_install(
-            requirements=[_KeptFile.write("pylock.toml", frozen.pylock)],
+            requirements=[_kept("pylock.toml", frozen.pylock)],
             extra_options=shlex.join(_index_options(indexes)),
             **options,
         )
@@ -131,19 +131,23 @@ def _variable(name: str) -> str:
     return f"UV_INDEX_{re.sub(r'[^A-Z0-9]', '_', name.upper())}"
 
 
-class _KeptFile(str):  # noqa: SLOT000  a weak reference to it is needed
-    """The path of a file that is there as long as this is: an image reads it when it is built, whenever that is."""
+def _kept(name: str, text: str) -> str:
+    """The path of a file with that text: an image reads it when it is built, whenever that is.
 
-    @classmethod
-    def write(cls, name: str, text: str) -> _KeptFile:
-        folder = tempfile.mkdtemp(prefix="mini-modal-")
-        path = Path(folder, name)
-        path.write_text(text, encoding="utf-8")
-        kept = cls(path)
-        weakref.finalize(kept, _remove, folder, os.getpid())
-        return kept
-
-
-def _remove(folder: str, pid: int) -> None:
-    if os.getpid() == pid:  # a fork has the same object, and not the same right
-        shutil.rmtree(folder, ignore_errors=True)
+    It is in the user's cache, called by what it says, and stays there for the next time.
+    """
+    data = text.encode()
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mini", "modal")
+    folder = root / hashlib.sha256(data).hexdigest()[:32]
+    path = folder / name
+    if not path.is_file() or path.read_bytes() != data:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+                file.write(data)
+            Path(file.name).replace(path)
+        except OSError as exc:
+            raise RequirementsError(
+                f"what the lock pins cannot be kept in {root}: {exc}; make it writable, or set XDG_CACHE_HOME"
+            ) from exc
+    return str(path)
