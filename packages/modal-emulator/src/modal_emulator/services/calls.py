@@ -300,7 +300,7 @@ class CallService(Service):
         self._remember_call(call)
         return api_pb2.FunctionMapResponse(
             function_call_id=call.id,
-            pipelined_inputs=await self._put(call, request.pipelined_inputs),
+            pipelined_inputs=self._put(call, request.pipelined_inputs),
             retry_policy=definition.retry_policy,
             function_call_jwt=call.id,
             sync_client_retries_enabled=False,
@@ -312,13 +312,13 @@ class CallService(Service):
         self, request: api_pb2.FunctionPutInputsRequest, caller: Caller
     ) -> api_pb2.FunctionPutInputsResponse:
         call = self.get(request.function_call_id)
-        answer = api_pb2.FunctionPutInputsResponse(inputs=await self._put(call, request.inputs))
+        answer = api_pb2.FunctionPutInputsResponse(inputs=self._put(call, request.inputs))
         if call.is_map and self.plane.containers.has_backlog(call.function):
             # The client makes up its next batch meanwhile, which is the larger for it.
             await asyncio.sleep(call.patience)
         return answer
 
-    async def _put(
+    def _put(
         self, call: Call, items: Iterable[api_pb2.FunctionPutInputsItem]
     ) -> list[api_pb2.FunctionPutInputsResponseItem]:
         answer = []
@@ -342,10 +342,6 @@ class CallService(Service):
             )
         self.plane.containers.balance(call.function)
         self._remember_call(call)
-        # Containers that waited come first: they have more to do than the client. Each is answered in the event loop's
-        # next turn, and the one after sends it.
-        for _ in range(2):
-            await asyncio.sleep(0)
         return answer
 
     @rpc(reads="function_id function_call_id num_inputs")
@@ -403,9 +399,7 @@ class CallService(Service):
             elif found or left <= 0 or (call.unfinished == 0 and call.inputs and by_index):
                 break
             with contextlib.suppress(TimeoutError):
-                # Not wait_for: that takes a task of its own, and with it turns of the event loop before the answer.
-                async with asyncio.timeout(left):
-                    await changed.wait()
+                await asyncio.wait_for(changed.wait(), left)
         if call.is_map and found and call.unfinished and not by_index:
             # Many small answers would cost the client and us more than what they answer.
             await asyncio.sleep(call.patience)
@@ -461,8 +455,7 @@ class CallService(Service):
             if left <= 0 or call.cleared:
                 return
             try:
-                async with asyncio.timeout(left):
-                    await changed.wait()
+                await asyncio.wait_for(changed.wait(), left)
             except TimeoutError:
                 return
 
