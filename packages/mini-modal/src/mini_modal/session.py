@@ -215,7 +215,10 @@ class Session:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._stack.aclose()
+        try:
+            await self._stack.aclose()
+        finally:
+            await self._loop.shutdown_default_executor()
 
 
 def constant_name(frames: list[Any]) -> str:

@@ -71,7 +71,7 @@ class Footprint:
         """What it has now; with `unowned`, files in shared memory that nobody uses count as its own."""
         return cls(
             frozenset(map(str, descendants())),
-            frozenset(f"{thread.name} {thread.ident}" for thread in threading.enumerate()),
+            _threads(),
             _descriptors(),
             shared_memory(unowned=unowned),
             frozenset(path.name for path in Path(tempfile.gettempdir()).iterdir()),
@@ -84,6 +84,18 @@ class Footprint:
             for field in fields(self)
             for thing in sorted(getattr(self, field.name) - getattr(before, field.name))
         ]
+
+
+def _threads() -> frozenset[str]:
+    # One event loop of a library's own may live as long as the process. It starts the threads of its executor as it
+    # needs them, up to a bound, and keeps them; a second one of the same name is of another loop.
+    found, of_a_loop = set(), set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("asyncio_") and thread.name not in of_a_loop:
+            of_a_loop.add(thread.name)
+        else:
+            found.add(f"{thread.name} {thread.ident}")
+    return frozenset(found)
 
 
 def _descriptors() -> frozenset[str]:
