@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import random
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -364,7 +362,7 @@ def test_indexes_have_their_credentials_apart_from_the_url(tmp_path: Path) -> No
     assert (own.username, own.password) == ("u", "newer")
 
 
-def test_the_lock_is_kept_as_long_as_an_image_needs_it(
+def test_what_a_lock_pins_is_kept_once(
     tmp_path: Path, index: PackageIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index.add("tiny-kept")
@@ -373,21 +371,20 @@ def test_the_lock_is_kept_as_long_as_an_image_needs_it(
     uv("lock", cwd=tmp_path / "kept", **LOGIN)
     for name, value in LOGIN.items():
         monkeypatch.setenv(name, value)
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-
-    def locks() -> list[Path]:
-        gc.collect()
-        return [*temporary.glob("*/pylock.toml")]
-
-    image: Any = make_image(tmp_path / "kept")
-    assert len(locks()) == 1
-    image = image.add_local_file(tmp_path / "kept/pyproject.toml", "/x")  # what the image is made of stays
-    assert len(locks()) == 1
-    del image
-    assert locks() == []
-    assert [*temporary.iterdir()] == []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for _ in range(2):
+        make_image(tmp_path / "kept")
+    ours = tmp_path / "cache" / "mini"
+    (kept,) = (path for path in ours.rglob("*") if path.is_file())
+    assert "tiny-kept" in kept.read_text()
+    assert CREDENTIALS[1] not in kept.read_text()
+    kept.write_text("cut short")
+    make_image(tmp_path / "kept")
+    assert "tiny-kept" in kept.read_text()
+    ours.rename(tmp_path / "elsewhere")
+    ours.touch()
+    with pytest.raises(mini.RequirementsError, match="XDG_CACHE_HOME"):
+        make_image(tmp_path / "kept")
 
 
 def test_it_is_known_quickly_whether_an_image_is_up_to_date(tmp_path: Path) -> None:

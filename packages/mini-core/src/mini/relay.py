@@ -98,7 +98,7 @@ class Relay:
             if running is None:
                 self._early.add(group)
                 self._changed.notify_all()
-            else:
+            elif group in self._carrier.groups:  # else it has ended, and the driver is about to say so
                 self._carrier.give_back(running)
 
     def credit(self, flow: str, count: int) -> None:
