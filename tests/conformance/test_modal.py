@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from mini import Apparatus, WorkerLost
-from mini.conformance import ApparatusConformance, MakeApparatus, overridden
+from mini.conformance import ApparatusConformance, MakeApparatus, footprint, overridden
 from mini.conformance.err import Unreachable
 from mini.conformance.probes import Tally
 from mini_modal import ModalApparatus
@@ -51,6 +51,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def emulator(project: Path) -> Iterator[Emulator]:
     with Emulator(share=[project]) as emulator, pytest.MonkeyPatch.context() as patch:
         patch.chdir(project)
+        patch.setattr(footprint, "bystanders", footprint.bystanders | {emulator.pid})
         for name, value in emulator.variables.items():
             if value is None:
                 patch.delenv(name, raising=False)

@@ -12,7 +12,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self
 
-__all__ = ["Footprint", "alive", "descendants", "shared_memory"]
+__all__ = ["Footprint", "alive", "bystanders", "descendants", "shared_memory"]
+
+bystanders: set[int] = set()
+"""Processes that are no part of what is tested, such as a server that a suite has started; what they start is none."""
 
 _LINUX = Path("/proc/self/stat").exists()
 
@@ -45,7 +48,7 @@ def descendants(pid: int | None = None) -> frozenset[int]:
     found: set[int] = set()
     todo = [pid or os.getpid()]
     while todo:
-        new = children[todo.pop()] - found
+        new = children[todo.pop()] - found - bystanders
         found |= new
         todo += new
     return frozenset(found)
