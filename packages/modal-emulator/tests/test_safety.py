@@ -181,7 +181,7 @@ def careful(kept_in: Path) -> Iterator[Emulator]:
     (folder / "state").chmod(0o755)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MODAL_EMULATOR_LOG_LEVEL", "DEBUG")
-        with Emulator(state=folder / "state", cache=folder / "cache", url_seconds=1) as server:
+        with Emulator(state=folder / "state", cache=folder / "cache", url_seconds=4) as server:
             yield server
 
 
