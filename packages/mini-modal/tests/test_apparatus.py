@@ -11,6 +11,9 @@ import pytest
 from mini_modal import ModalApparatus
 from modal_emulator import Emulator
 
+# Images are built, and containers started.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def app(builder: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModalApparatus]:

@@ -16,6 +16,9 @@ from modal_emulator import Emulator
 from modal_emulator.runtime.pythons import host_minors
 from package_index import PackageIndex
 
+# Images are built, and containers started.
+pytestmark = pytest.mark.slow
+
 OTHER = next(
     (minor for minor in host_minors() if minor != PYTHON and minor in ("3.11", "3.12", "3.13")), None
 )
