@@ -125,6 +125,7 @@ prepare() {
   # Behind a proxy that signs for others only the system's store knows who to trust; a bare container has none.
   if [[ -e /etc/ssl/certs/ca-certificates.crt || -e /etc/pki/tls/certs/ca-bundle.crt || -e /etc/ssl/cert.pem ]]; then
     export UV_SYSTEM_CERTS=${UV_SYSTEM_CERTS:-true}
+    export UV_NATIVE_TLS=${UV_NATIVE_TLS:-true} # what the oldest uv that we work with calls it
   fi
   unset VIRTUAL_ENV UV_PROJECT_ENVIRONMENT PYTHONHOME PYTHONPATH
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +11,6 @@ import mini
 import pytest
 from mini_modal import ModalApparatus
 from modal_emulator import Emulator
-
-# Images are built, and containers started.
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +152,18 @@ def test_a_token_that_is_not_accepted_is_an_auth_error(
     assert done.returncode == 1
     assert "AuthError" in done.stderr
     assert "as-wrong" not in done.stderr
+
+
+def test_an_image_that_cannot_be_built_is_what_the_error_is_about(app: ModalApparatus) -> None:
+    import modal
+
+    python = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    broken = modal.Image.debian_slim(python_version=python).run_commands("exit 3")
+    with pytest.raises(
+        mini.BackendUnavailable, match="^the image for the calls cannot be built\nthe line .*exit 3"
+    ):
+        app.w(image=broken).run(abs, -1)
+    assert app.run(abs, -1) == 1
 
 
 def test_a_modal_app_gives_its_name() -> None:

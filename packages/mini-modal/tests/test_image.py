@@ -21,9 +21,6 @@ from mini_modal.source import our_source, project_source
 from modal_emulator import Emulator
 from package_index import PackageIndex, make_wheel
 
-# Images are built, and containers started.
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mini import MiniError
 from mini.wire import join_frames
 
 from .messages import Answer, Order, Parcel, Setup
@@ -164,7 +165,8 @@ class Session:
         except Exception as exc:
             from .connect import explain
 
-            known = await asyncio.to_thread(explain, exc)
+            # What mini itself says is said already.
+            known = None if isinstance(exc, MiniError) else await asyncio.to_thread(explain, exc)
             self._answered(group, exc if known is None else known)
             return
         if answer.news > self._heard.get(group, 0):
