@@ -160,7 +160,7 @@ def test_an_image_that_cannot_be_built_is_what_the_error_is_about(app: ModalAppa
     python = f"{sys.version_info[0]}.{sys.version_info[1]}"
     broken = modal.Image.debian_slim(python_version=python).run_commands("exit 3")
     with pytest.raises(
-        mini.BackendUnavailable, match="^the image for the calls cannot be built\nthe line .*exit 3"
+        mini.BackendUnavailable, match=r"^the image for the calls cannot be built\nthe line .*exit 3"
     ):
         app.w(image=broken).run(abs, -1)
     assert app.run(abs, -1) == 1
