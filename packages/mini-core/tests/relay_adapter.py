@@ -6,16 +6,15 @@ Each relay is a thread of this process; everything goes to it and back as bytes.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from mini import Apparatus, BackendUnavailable, Capability, Volume
+from mini import BackendUnavailable, Capability
 from mini.adapter import MessageCarrier, Relay
 from mini.carrier import Broken, Carrier, Group, Task
 from mini.local.pool import ProcessPool
 from mini.options import Options
-from mini.volume import DirectoryVolume
 from mini.wire import Frames, join_frames, split_frames
+from pipe_adapter import PipeApparatus
 
 __all__ = ["RelayApparatus"]
 
@@ -72,26 +71,16 @@ class RelayCarrier(MessageCarrier):
         self._at.clear()
 
 
-class RelayApparatus(Apparatus):
+class RelayApparatus(PipeApparatus):
     backend: ClassVar[str] = "relay"
-
-    def __init__(self, name: str, max_workers: int | None = None, data_dir: str = "data") -> None:
-        super().__init__(name, max_workers)
-        self.data_dir = data_dir
 
     @property
     def capabilities(self) -> frozenset[Capability]:
         return frozenset({Capability.PROCESS_ISOLATION, Capability.KILL_WORKER, Capability.TIMEOUT})
 
+    @property
+    def ignored_options(self) -> tuple[str, ...]:
+        return ("cpu", "memory", "gpu", "image", "env")
+
     def _open_carrier(self, options: Options) -> Carrier:
         return RelayCarrier(options.max_workers or 2)
-
-    @property
-    def worker_data_dir(self) -> str:
-        return str(Path(self.data_dir, self.name))
-
-    def _open_volume(self) -> Volume:
-        return DirectoryVolume(Path(self.worker_data_dir))
-
-    def _settings(self) -> dict[str, Any]:
-        return {"name": self.name, "data_dir": self.data_dir}

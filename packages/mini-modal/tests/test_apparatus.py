@@ -112,6 +112,20 @@ def test_a_large_constant_goes_through_the_volume_once(app: ModalApparatus) -> N
     assert not any(entry.path.startswith(".mini") for entry in app.volume.list())
 
 
+def test_constants_do_not_outlive_the_apparatus_in_the_volume(app: ModalApparatus) -> None:
+    import modal
+
+    data = os.urandom(1_000_000)
+    with ModalApparatus("constants", max_workers=1).w(progress=False) as other:
+        assert list(other.w(chunk=1).map(lambda i, data: data[i], range(2), kwargs={"data": data})) == [
+            *data[:2]
+        ]
+        there = modal.Volume.from_name("mini-constants")
+        assert any(entry.path.startswith(".mini-constants/") for entry in there.listdir("/", recursive=True))
+    files = [entry for entry in there.listdir("/", recursive=True) if entry.type.name == "FILE"]
+    assert not any(entry.path.startswith(".mini") for entry in files)
+
+
 def test_what_a_call_prints_and_emits_is_kept(app: ModalApparatus) -> None:
     def talk() -> None:
         print("from the container")

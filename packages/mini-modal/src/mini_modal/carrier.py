@@ -11,7 +11,7 @@ from mini.carrier import Broken, Group, Lost, Task
 from mini.wire import Frames, split_frames
 
 from .messages import Answer, Parcel
-from .session import Session, constant_name
+from .session import Session
 
 __all__ = ["ModalCarrier"]
 
@@ -55,7 +55,7 @@ class ModalCarrier(MessageCarrier):
             frames = task.program.frames
             name = self._constants.get(task.id)
             if name is None:
-                name = self._constants[task.id] = constant_name(frames)
+                name = self._constants[task.id] = self._session.constant_name(frames)
             parcel = Parcel([message[0], *message[1 + len(frames) :]], name, quick)
             constant = partial(list, frames)
         self._session.send(group.id, parcel, constant)

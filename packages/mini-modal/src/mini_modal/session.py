@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import hashlib
 import threading
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,8 @@ class Session:
         self._waiting: dict[int, Answer] = {}
         """Answers that have overtaken news."""
         self._constants: dict[str, asyncio.Task[None]] = {}
+        # Its own, so that it can be removed: another session may have the same constants.
+        self._folder = f"{CONSTANTS}/{uuid.uuid4().hex}"
         self._thread = threading.Thread(target=self._loop.run_forever, name="mini-modal", daemon=True)
         self._thread.start()
 
@@ -93,6 +96,13 @@ class Session:
     def order(self, group: int, order: Order) -> None:
         """Send an order to the container that runs a group."""
         self._spawn(self._order(group, order))
+
+    def constant_name(self, frames: list[Any]) -> str:
+        """The name in the volume of what a program's frames are."""
+        digest = hashlib.sha256()
+        for frame in frames:
+            digest.update(frame)
+        return f"{self._folder}/{digest.hexdigest()}"
 
     def close(self) -> None:
         """End the app with its containers, and the thread. Idempotent."""
@@ -219,13 +229,7 @@ class Session:
         await asyncio.gather(*tasks, return_exceptions=True)
         try:
             await self._stack.aclose()
+            if self._constants:
+                await self._volume.remove_file.aio(self._folder, recursive=True)
         finally:
             await self._loop.shutdown_default_executor()
-
-
-def constant_name(frames: list[Any]) -> str:
-    """The name in the volume of what a program's frames are."""
-    digest = hashlib.sha256()
-    for frame in frames:
-        digest.update(frame)
-    return f"{CONSTANTS}/{digest.hexdigest()}"
