@@ -6,11 +6,11 @@ from collections.abc import Callable
 from functools import partial
 
 from mini import BackendUnavailable, MiniError, OptionError
-from mini.adapter import MessageCarrier
+from mini.answering import Answer, News, RequestCarrier
 from mini.carrier import Broken, Group, Lost, Task
-from mini.wire import Frames, split_frames
+from mini.wire import Frames
 
-from .messages import Answer, Parcel
+from .messages import Parcel
 from .session import Session
 
 __all__ = ["ModalCarrier"]
@@ -18,13 +18,10 @@ __all__ = ["ModalCarrier"]
 CONSTANT_BYTES = 256 * 1024
 """Programs from this size on go through the volume, once, instead of with each group."""
 
-Make = Callable[
-    [Callable[[int, "Answer | BaseException"], None], Callable[[int, bytes], None]],
-    Session,
-]
+Make = Callable[[Callable[[int, Answer | BaseException], None], Callable[[list[News]], None]], Session]
 
 
-class ModalCarrier(MessageCarrier):
+class ModalCarrier(RequestCarrier):
     """Carries groups to the containers of a session, which is started when the first one comes.
 
     Args:
@@ -44,7 +41,7 @@ class ModalCarrier(MessageCarrier):
 
     def start(self, group: Group) -> str:
         if self._session is None:
-            self._session = self._make(self._answered, self._told)
+            self._session = self._make(self.answered, self.heard)
         message = self.pack(group, program=True)
         task = group.task
         # A dead container takes along what waits in it, and nobody can tell that from what ran: a lone call is safer.
@@ -94,39 +91,20 @@ class ModalCarrier(MessageCarrier):
     def _of(self, task: Task) -> list[Group]:
         return [group for group in self.groups.values() if group.task is task]
 
-    # --- in the session's thread ---
+    def event_of(self, group: Group, error: BaseException) -> Lost | Broken:
+        import modal.exception as known
 
-    def _told(self, group: int, message: bytes) -> None:
-        self.post(split_frames(message))
-
-    def _answered(self, number: int, answer: Answer | BaseException) -> None:
-        group = self.groups.get(number)
-        if group is None:
-            return
-        if isinstance(answer, Answer):
-            for message in answer.messages:
-                self.post(split_frames(message))
-            if answer.fault:
-                self.post(Lost(group, None, answer.fault))
+        if isinstance(error, known.InternalFailure):
+            return Lost(group, None, f"its container was lost: {error}")
+        if isinstance(error, known.RemoteError) and "memory" in str(error):
+            return Lost(group, None, str(error), "out-of-memory")
+        broken: MiniError
+        if isinstance(error, MiniError):
+            broken = error
+        elif isinstance(error, known.InvalidError):
+            broken = OptionError(f"Modal refuses this: {error}")
         else:
-            self.post(_event(group, answer))
-
-
-def _event(group: Group, error: BaseException) -> Lost | Broken:
-    """What an error of Modal's means for a group. The one place where they are told apart."""
-    import modal.exception as known
-
-    if isinstance(error, known.InternalFailure):
-        return Lost(group, None, f"its container was lost: {error}")
-    if isinstance(error, known.RemoteError) and "memory" in str(error):
-        return Lost(group, None, str(error), "out-of-memory")
-    broken: MiniError
-    if isinstance(error, MiniError):
-        broken = error
-    elif isinstance(error, known.InvalidError):
-        broken = OptionError(f"Modal refuses this: {error}")
-    else:
-        broken = BackendUnavailable(f"Modal cannot run this: {type(error).__name__}: {error}")
-    if broken is not error:
-        broken.__cause__ = error
-    return Broken(broken)
+            broken = BackendUnavailable(f"Modal cannot run this: {type(error).__name__}: {error}")
+        if broken is not error:
+            broken.__cause__ = error
+        return Broken(broken)

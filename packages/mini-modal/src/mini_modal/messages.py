@@ -13,7 +13,7 @@ from typing import Any
 
 from mini.wire import Frames, join_frames, split_frames
 
-__all__ = ["INSIDE", "LARGEST_ITEM", "Answer", "Order", "Parcel", "Setup"]
+__all__ = ["INSIDE", "LARGEST_ITEM", "Order", "Parcel", "Setup"]
 
 INSIDE = "MINI_MODAL_CONTAINER"
 """A variable that is set where calls run."""
@@ -45,30 +45,6 @@ class Parcel:
     def unpack(cls, data: bytes) -> Parcel:
         head, *message = split_frames(data)
         return cls(message, *marshal.loads(head))
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What comes of a group.
-
-    Attributes:
-        news: how many pieces of news of the group went through the queue before.
-        messages: what the relay said since then, each joined.
-        fault: why the group was not run; empty if it was.
-    """
-
-    news: int
-    messages: list[bytes]
-    fault: str = ""
-
-    def pack(self) -> bytes:
-        return join_frames([marshal.dumps((self.news, self.fault)), *self.messages])
-
-    @classmethod
-    def unpack(cls, data: bytes) -> Answer:
-        head, *messages = split_frames(data, writable=False)
-        news, fault = marshal.loads(head)
-        return cls(news, [bytes(message) for message in messages], fault)
 
 
 @dataclass(frozen=True, slots=True)

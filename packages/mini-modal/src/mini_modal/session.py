@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mini import MiniError
+from mini.answering import Answer, News
 from mini.wire import join_frames
 
-from .messages import Answer, Order, Parcel, Setup
+from .messages import Order, Parcel, Setup
 from .volume import RESERVED
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Session:
         definition: of the app.
         answered: called with (group, answer) when a group is over, and with (group, error) when it is lost with its
             container or cannot be had at all.
-        news: called with (group, message) in between.
+        told: called with news in between.
         All of them in the session's thread.
     """
 
@@ -68,19 +69,15 @@ class Session:
         self,
         definition: Definition,
         answered: Callable[[int, Answer | BaseException], None],
-        news: Callable[[int, bytes], None],
+        told: Callable[[list[News]], None],
     ) -> None:
         self._definition = definition
         self._answered = answered
-        self._tell = news
+        self._told = told
         self._loop = asyncio.new_event_loop()
         self._started: asyncio.Task[Any] | None = None
         self._stack = contextlib.AsyncExitStack()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._heard: dict[int, int] = {}
-        """Pieces of news of each group."""
-        self._waiting: dict[int, Answer] = {}
-        """Answers that have overtaken news."""
         self._constants: dict[str, asyncio.Task[None]] = {}
         # Its own, so that it can be removed: another session may have the same constants.
         self._folder = f"{CONSTANTS}/{uuid.uuid4().hex}"
@@ -179,28 +176,17 @@ class Session:
             known = None if isinstance(exc, MiniError) else await asyncio.to_thread(explain, exc)
             self._answered(group, exc if known is None else known)
             return
-        if answer.news > self._heard.get(group, 0):
-            self._waiting[group] = answer
-        else:
-            self._over(group, answer)
-
-    def _over(self, group: int, answer: Answer) -> None:
-        self._heard.pop(group, None)
         self._answered(group, answer)
 
     async def _listen(self, news: modal.Queue) -> None:
         """Take the news of groups that run for a while."""
         while True:
-            item: Any
-            for item in await news.get_many.aio(100):
-                group, number, message = item
-                if not message:
-                    message = await self._claims.pop.aio(f"{group}/{number}")
-                self._heard[group] = self._heard.get(group, 0) + 1
-                self._tell(group, message)
-                waiting = self._waiting.get(group)
-                if waiting is not None and self._heard[group] >= waiting.news:
-                    self._over(group, self._waiting.pop(group))
+            items: list[Any] = await news.get_many.aio(100)
+            pieces = [
+                (group, number, message or await self._claims.pop.aio(f"{group}/{number}"))
+                for group, number, message in items
+            ]
+            self._told(pieces)
 
     async def _order(self, group: int, order: Order) -> None:
         # What goes wrong here goes wrong for the group as well, and is told about there.

@@ -1,4 +1,4 @@
-"""What runs in a container: a relay, and the way of messages to it and back."""
+"""What runs in a container: a responder, and the way of messages to it and back."""
 
 from __future__ import annotations
 
@@ -12,40 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import modal
-from mini.adapter import Relay
+from mini.answering import Answer, News, Responder
 from mini.local.pool import ProcessPool
-from mini.wire import Frames, join_frames, split_frames
+from mini.wire import Frames, split_frames
 from modal.experimental import set_local_input_concurrency
 
-from .messages import INSIDE, LARGEST_ITEM, Answer, Parcel, Setup
+from .messages import INSIDE, LARGEST_ITEM, Parcel, Setup
 
 __all__ = ["Host"]
 
 ORDERS_AFTER = 0.05
 """Seconds that a group must have run before orders for it are listened to; streams are ordered about at once."""
-NEWS_AFTER = 0.25
-"""Seconds that a group must have run before there is news of it; shorter ones say everything at their end."""
-NEWS_EVERY = 0.1
+MOST_ITEMS = 100
+"""Items that a queue takes at once."""
 MOST_PROGRAMS = 16
 
 
-class Running:
-    """A group that runs.
-
-    Attributes:
-        messages: what the relay has said and nobody has been told.
-        news: how many pieces of news have gone through the queue.
-    """
-
-    def __init__(self, *, stream: bool) -> None:
-        self.stream = stream
-        self.messages: list[bytes] = []
-        self.news = 0
-        self.said = asyncio.Event()
-
-
 class Host:
-    """The container's part: takes parcels, has a relay run them, answers.
+    """The container's part: takes parcels, has a responder run them, answers.
 
     Args:
         setup: what it shares with the caller.
@@ -59,9 +43,9 @@ class Host:
         self._claims = modal.Dict.from_id(setup.claims)
         self._volume = modal.Volume.from_id(setup.volume)
         self._mount = Path(setup.mount)
-        self._running: dict[int, Running] = {}
         self._programs: OrderedDict[str, None] = OrderedDict()
-        self._relay = Relay(ProcessPool(1, {}), self._said)
+        self._responder = Responder(ProcessPool(1, {}), self._tell)
+        self._relay = self._responder.relay
 
     async def call(self, data: bytes) -> bytes:
         """Run a group; returns what comes of it. Raises nothing that a call raises."""
@@ -69,7 +53,6 @@ class Host:
         set_local_input_concurrency(2 if parcel.quick else 1)
         packed, head, _, keep = marshal.loads(parcel.message[0])
         group, flow = packed[0], packed[1]
-        stream = head is not None and head[1] == "stream"
         # Modal runs the input of a container that died again, in another one: whoever comes second leaves it alone.
         claimed, _ = await asyncio.gather(
             self._claims.put.aio(group, True, skip_if_exists=True), self._reload()
@@ -81,26 +64,18 @@ class Host:
             message = [message[0], *await asyncio.to_thread(self._constant, parcel), *message[1:]]
         if keep:
             self._remember(flow)
-        running = self._running[group] = Running(stream=stream)
-        helpers = [
-            asyncio.create_task(self._obey(group, flow, running)),
-            asyncio.create_task(self._tell(group, running)),
-        ]
-        fault = ""
+        stream = head is not None and head[1] == "stream"
+        obedience = asyncio.create_task(self._obey(group, flow, 0.0 if stream else ORDERS_AFTER))
         try:
-            await asyncio.to_thread(self._relay.run, message)
-        except Exception as exc:
-            fault = str(exc)
+            answer = await asyncio.to_thread(self._responder.respond, message)
         finally:
-            for helper in helpers:
-                helper.cancel()
-            await asyncio.gather(*helpers, return_exceptions=True)
-            del self._running[group]
+            obedience.cancel()
+            await asyncio.gather(obedience, return_exceptions=True)
         await self._volume.commit.aio()  # type: ignore[no-untyped-call]
-        return Answer(running.news, running.messages, fault).pack()
+        return answer.pack()
 
     def close(self) -> None:
-        self._relay.close()
+        self._responder.close()
 
     async def _reload(self) -> None:
         # Of another group that runs here files may be open; it was reloaded when that one began.
@@ -118,22 +93,9 @@ class Host:
             memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         return split_frames(memoryview(memory), writable=False)
 
-    def _said(self, group: int, message: Frames) -> None:
-        """The relay says something; in its thread."""
-        data = join_frames(message)
-        self._loop.call_soon_threadsafe(self._note, group, data)
-
-    def _note(self, group: int, data: bytes) -> None:
-        # A report is of several groups; any of those that run takes it along.
-        running = self._running.get(group) or next(iter(self._running.values()), None)
-        if running is not None:
-            running.messages.append(data)
-            running.said.set()
-
-    async def _obey(self, group: int, flow: str, running: Running) -> None:
+    async def _obey(self, group: int, flow: str, after: float) -> None:
         """Carry out orders about a group that runs for a while."""
-        if not running.stream:
-            await asyncio.sleep(ORDERS_AFTER)
+        await asyncio.sleep(after)
         while True:
             order: Any = await self._orders.get.aio(partition=f"g{group}")
             match order:
@@ -144,26 +106,24 @@ class Host:
                 case ("doom", float(grace)):
                     self._relay.doom(flow, grace)
 
-    async def _tell(self, group: int, running: Running) -> None:
-        """Tell the caller what a group that runs for a while has said so far."""
-        if not running.stream:
-            await asyncio.sleep(NEWS_AFTER)
-        while True:
-            await running.said.wait()
-            running.said.clear()
-            pieces, running.messages = running.messages, []
-            items = [(group, running.news + n, piece) for n, piece in enumerate(pieces)]
-            running.news += len(items)
-            if items:
-                await asyncio.shield(self._put(items))
-            if not running.stream:
-                await asyncio.sleep(NEWS_EVERY)
+    def _tell(self, news: list[News]) -> None:
+        """Put news into the queue; in the responder's thread."""
+        asyncio.run_coroutine_threadsafe(self._put(news), self._loop).result()
 
-    async def _put(self, items: list[tuple[int, int, bytes]]) -> None:
-        for item in items:
-            if len(item[2]) > LARGEST_ITEM:
-                group, number, data = item
-                key = f"{group}/{number}"
-                await self._claims.put.aio(key, data)
-                item = (group, number, b"")
-            await self._news.put.aio(item)
+    async def _put(self, news: list[News]) -> None:
+        items = []
+        for group, number, message in news:
+            if len(message) > LARGEST_ITEM:
+                await self._claims.put.aio(f"{group}/{number}", message)
+                message = b""
+            items.append((group, number, message))
+        # Those that are small enough go together: a request takes longer than what is in it.
+        while items:
+            size, count = 0, 0
+            for _, _, message in items[:MOST_ITEMS]:
+                size += len(message)
+                if size > LARGEST_ITEM and count:
+                    break
+                count += 1
+            await self._news.put_many.aio(items[:count])
+            del items[:count]
