@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ import mini
 import pytest
 from mini.answering import Answer, News, RequestCarrier, Responder
 from mini.carrier import Broken, Carrier, Group, Lost, Task
+from mini.conformance.probes import until
 from mini.local.pool import ProcessPool
 from mini.options import Options
 from mini.wire import join_frames, split_frames
@@ -124,30 +124,27 @@ def test_a_stream_comes_in_order_and_once_though_news_are_lost_and_repeated(app:
     assert AnsweringApparatus.way.failures
 
 
-@pytest.mark.slow
-def test_what_a_long_group_prints_comes_before_its_end_in_order_and_once(app: mini.Apparatus) -> None:
-    def talk(x: int) -> int:
-        print(x)
-        time.sleep(0.02)
-        return x
+def test_what_a_long_call_prints_comes_while_it_runs_in_order_and_once(
+    app: mini.Apparatus, tmp_path: Path
+) -> None:
+    heard = tmp_path / "heard"
 
-    ahead = threading.Event()
-    results = app.w(chunk=40, max_workers=1).map(talk, range(40))  # nobody who takes a part over
-
-    def look() -> None:
-        while not app.logs() and not ahead.is_set():
+    def talk(path: Path) -> None:
+        for number in range(1000):
+            print(number)
+            if path.exists():  # somebody has heard the beginning
+                break
             time.sleep(0.01)
+        print("end")
 
-    looking = threading.Thread(target=look)
-    looking.start()
-    first = next(results)
-    early = [line.text for line in app.logs()]
-    assert [first, *results] == [*range(40)]
-    ahead.set()
-    looking.join()
-    assert early
-    assert len(early) < 40
-    assert [line.text for line in app.logs()] == [str(x) for x in range(40)]
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(app.run, talk, heard)
+        until(lambda: app.logs() or call.done(), 20, "the first line")
+        assert not call.done()
+        heard.touch()
+        call.result()
+    lines = [line.text for line in app.logs()]
+    assert lines == [*map(str, range(len(lines) - 1)), "end"]
 
 
 def test_a_call_that_dies_is_told_apart(app: mini.Apparatus) -> None:

@@ -224,8 +224,10 @@ class RequestCarrier(MessageCarrier):
                 self._over(group, answer)
 
     def _over(self, number: int, answer: Answer) -> None:
+        # What it could not tell, as far as it knows, may have come all the same.
+        known = self._heard.get(number, 0) - answer.news
         self._settle(number)
-        for message in answer.messages:
+        for message in answer.messages[max(0, known) :]:
             self.post(split_frames(message))
         group = self.groups.get(number)
         if answer.fault and group is not None:
