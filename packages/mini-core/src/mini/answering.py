@@ -41,7 +41,7 @@ class Answer:
     """
 
     news: int
-    messages: list[bytes]
+    messages: Frames
     fault: str = ""
 
     def pack(self) -> bytes:
@@ -51,7 +51,7 @@ class Answer:
     def unpack(cls, data: Frame) -> Answer:
         head, *messages = split_frames(data, writable=False)
         news, fault = marshal.loads(head)
-        return cls(news, [bytes(message) for message in messages], fault)
+        return cls(news, messages, fault)
 
 
 @dataclass(slots=True, eq=False)
@@ -114,7 +114,7 @@ class Responder:
         with self._changed:
             self._changed.wait_for(lambda: not running.telling or self._closed)
             del self._groups[number]
-        return Answer(running.news, running.messages, fault)
+        return Answer(running.news, [*running.messages], fault)
 
     def close(self) -> None:
         """End all calls and processes."""
@@ -187,7 +187,7 @@ class RequestCarrier(MessageCarrier):
 
     def __init__(self, width: int) -> None:
         super().__init__(width)
-        self._order = threading.Lock()
+        self._arriving = threading.Lock()
         self._heard: dict[int, int] = {}
         """How many pieces of news have come, by group."""
         self._early: dict[int, Answer] = {}
@@ -199,7 +199,7 @@ class RequestCarrier(MessageCarrier):
 
     def heard(self, news: list[News]) -> None:
         """News have come, in their order; some may have come before."""
-        with self._order:
+        with self._arriving:
             for group, number, message in news:
                 count = self._heard.get(group, 0)
                 if number < count or group not in self.groups:
@@ -212,7 +212,7 @@ class RequestCarrier(MessageCarrier):
 
     def answered(self, group: int, answer: Answer | BaseException) -> None:
         """The answer of a group has come; or, with an error, none will, nor will news that it waits for."""
-        with self._order:
+        with self._arriving:
             if isinstance(answer, BaseException):
                 lost = self.groups.get(group)
                 self._settle(group)
@@ -240,6 +240,6 @@ class RequestCarrier(MessageCarrier):
     @abstractmethod
     def close(self, *, kill: bool) -> None:
         super().close(kill=kill)
-        with self._order:
+        with self._arriving:
             self._heard.clear()
             self._early.clear()

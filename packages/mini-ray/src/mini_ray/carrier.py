@@ -1,0 +1,336 @@
+"""The carrier: which worker gets which group, and what happens to workers."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+from mini import AuthError, BackendUnavailable, MiniError, OptionError
+from mini.answering import Answer, RequestCarrier
+from mini.carrier import Broken, Group, Lost, Task
+from mini.local.wait import usable_cores
+
+from .cluster import Cluster, join
+from .resources import check_feasible, place
+from .worker import Worker, beside, frames_of
+
+__all__ = ["Definition", "RayCarrier"]
+
+CONSTANT_BYTES = 256 * 1024
+"""Programs from this size on go into the object store, once, instead of to each worker."""
+CLOSE_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """What workers are made of.
+
+    Attributes:
+        address: of the cluster; see `cluster.join`.
+        options: of the actor.
+        args: of `Worker`.
+    """
+
+    address: str | None
+    options: Mapping[str, Any]
+    args: tuple[Any, ...]
+
+
+class _Worker:
+    """An actor, as the carrier sees it."""
+
+    def __init__(self, number: int) -> None:
+        self.label = f"worker {number}"
+        self.groups: deque[Group] = deque()
+        self.known: set[str] = set()
+        """Ids of the tasks whose program it has been sent."""
+        self.actor: Any = None
+        self.node: str | None = None
+        self.ready = False
+        self.gone = False
+        """It is dead, or not wanted any more."""
+
+
+class RayCarrier(RequestCarrier):
+    """Carries groups to actors. One thread does all that is done with Ray, in its order.
+
+    Args:
+        width: the most actors; None for the cores of the cluster, known once it is reached.
+        definition: of the actors.
+    """
+
+    def __init__(self, width: int | None, definition: Definition) -> None:
+        super().__init__(width or usable_cores())
+        self._is_given = width is not None
+        self._definition = definition
+        self._workers: list[_Worker] = []
+        self._at: dict[int, _Worker] = {}
+        self._session: _Session | None = None
+        self._constants: dict[str, Any] = {}
+        """References to the frames of large programs, by task."""
+
+    # --- carrying groups out ---
+
+    def keep(self, task: Task) -> None:
+        super().keep(task)
+
+    def room(self, task: Task) -> int:
+        depth = 2 if task.quick else 1
+        workers = self._workers
+        return depth * (self.width - len(workers)) + sum(max(0, depth - len(w.groups)) for w in workers)
+
+    def start(self, group: Group) -> str:
+        if self._session is None:
+            self._session = _Session()
+        worker = min(self._workers, key=lambda w: len(w.groups), default=None)
+        if worker is None or (worker.groups and len(self._workers) < self.width):
+            worker = self._hire()
+        worker.groups.append(group)
+        self._at[group.id] = worker
+        task = group.task
+        program = task.single or task.id not in worker.known
+        if not task.single:
+            worker.known.add(task.id)
+        message = self.pack(group, program=program)
+        constant: Task | None = None
+        if program and not task.single and task.program.nbytes >= CONSTANT_BYTES:
+            del message[1 : 1 + len(task.program.frames)]
+            constant = task
+        self._session.do(partial(self._run, worker, group.id, beside(message), constant))
+        return worker.label
+
+    def _hire(self) -> _Worker:
+        taken = {worker.label for worker in self._workers}
+        number = next(n for n in range(1, len(taken) + 2) if f"worker {n}" not in taken)
+        worker = _Worker(number)
+        self._workers.append(worker)
+        return worker
+
+    def ended(self, group: Group) -> None:
+        self._at.pop(group.id).groups.remove(group)
+
+    # --- what a worker is told ---
+
+    def give_back(self, group: Group) -> None:
+        self._order(self._at[group.id], "give_back", group.id)
+
+    def credit(self, task: Task, count: int) -> None:
+        self._order_all(task, "credit", task.id, count)
+
+    def doom(self, task: Task, grace: float) -> None:
+        self._order_all(task, "doom", task.id, grace)
+
+    def forget(self, task: Task) -> None:
+        for worker in self._workers:
+            if task.id in worker.known:
+                worker.known.discard(task.id)
+                self._order(worker, "forget", task.id)
+        if self._session is not None:
+            self._session.do(partial(self._constants.pop, task.id, None))
+
+    def _order_all(self, task: Task, what: str, *args: Any) -> None:
+        for worker in self._workers:
+            if any(group.task is task for group in worker.groups):
+                self._order(worker, what, *args)
+
+    def _order(self, worker: _Worker, what: str, *args: Any) -> None:
+        assert self._session is not None
+        self._session.do(lambda: worker.actor and worker.actor.order.remote(what, *args))
+
+    # --- the end ---
+
+    def close(self, *, kill: bool) -> None:
+        super().close(kill=kill)
+        workers, self._workers = self._workers, []
+        self._at.clear()
+        session, self._session = self._session, None
+        for worker in workers:
+            worker.gone = True
+        if session is not None:
+            session.do(partial(self._end, workers))
+            session.close()
+
+    def abandon(self) -> None:
+        self._session = None
+        self._workers = []
+
+    # --- in the session's thread ---
+
+    def _run(self, worker: _Worker, group: int, pieces: list[Any], constant: Task | None) -> None:
+        if worker.gone:
+            return
+        try:
+            assert self._session is not None
+            if worker.actor is None:
+                self._create(worker)
+            refs = []
+            if constant is not None:
+                if constant.id not in self._constants:
+                    import ray
+
+                    self._constants[constant.id] = ray.put(beside(constant.program.frames))
+                refs.append(self._constants[constant.id])
+            answer = worker.actor.run.remote(pieces, refs)
+        except Exception as exc:
+            self._is_gone(worker, exc)
+            return
+        answer.future().add_done_callback(partial(self._is_answered, worker, group))
+
+    def _create(self, worker: _Worker) -> None:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        session = self._session
+        assert session is not None
+        if session.cluster is None:
+            session.cluster = join(self._definition.address)
+            if not self._is_given:
+                with self.lock:
+                    self.width = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        options = dict(self._definition.options)
+        nodes = ray.nodes()
+        check_feasible(options, nodes)
+        if not options["num_cpus"] and "scheduling_strategy" not in options:
+            taken = Counter(w.node for w in self._workers if w.node is not None)
+            worker.node = place(nodes, taken)
+            if worker.node is not None:
+                options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(worker.node, soft=True)
+        worker.actor = _actor_class().options(**options).remote(*self._definition.args)
+        worker.actor.ready.remote().future().add_done_callback(partial(self._is_ready, worker))
+        self._listen(worker)
+
+    def _listen(self, worker: _Worker) -> None:
+        if not worker.gone:
+            news = worker.actor.listen.remote()
+            news.future().add_done_callback(partial(self._has_told, worker))
+
+    def _end(self, workers: list[_Worker]) -> None:
+        import ray
+
+        self._constants.clear()
+        for worker in workers:
+            if worker.actor is not None:
+                with contextlib.suppress(Exception):
+                    ray.kill(worker.actor)
+                worker.actor = None
+
+    # --- in Ray's threads ---
+
+    def _is_ready(self, worker: _Worker, future: Future[str]) -> None:
+        error = future.exception()
+        if error is None:
+            worker.ready = True
+            if fault := future.result():
+                self._is_gone(worker, BackendUnavailable(fault))
+        else:
+            self._is_gone(worker, error)
+
+    def _is_answered(self, worker: _Worker, group: int, future: Future[list[Any]]) -> None:
+        error = future.exception()
+        if error is not None:
+            self._is_gone(worker, error)
+            return
+        if worker.gone:
+            return
+        news, fault, *pieces = future.result()
+        self.answered(group, Answer(news, frames_of(pieces), fault))
+
+    def _has_told(self, worker: _Worker, future: Future[Any]) -> None:
+        error = future.exception()
+        if error is not None:
+            self._is_gone(worker, error)
+            return
+        if worker.gone:
+            return
+        self.heard(future.result())
+        with self.lock:
+            if self._session is not None and not worker.gone:
+                self._session.do(partial(self._listen, worker))
+
+    def _is_gone(self, worker: _Worker, error: BaseException) -> None:
+        if worker.gone:  # also because of `close`, which has the lock and waits for Ray, which waits for this
+            return
+        groups = self._dismiss(worker)
+        if not worker.ready and not isinstance(error, MiniError):
+            error = _not_started(error)
+        for group in groups:
+            self.answered(group.id, error)
+
+    def _dismiss(self, worker: _Worker) -> list[Group]:
+        """Count no more on a worker; returns the groups that it has."""
+        with self.lock:
+            if worker.gone:
+                return []
+            worker.gone = True
+            self._workers.remove(worker)
+            if self._session is not None:
+                self._session.do(partial(self._end, [worker]))
+            return list(worker.groups)
+
+    def event_of(self, group: Group, error: BaseException) -> Lost | Broken:
+        from ray import exceptions as known
+
+        if isinstance(error, MiniError):
+            return Broken(error)
+        reason = " ".join(str(error).split())
+        if isinstance(error, known.OutOfMemoryError) or "memory" in reason:
+            return Lost(group, None, f"its node ran out of memory: {reason}", "out-of-memory")
+        return Lost(group, None, f"its worker was lost: {reason}")
+
+
+def _not_started(error: BaseException) -> MiniError:
+    """What an error means that came before a worker was there."""
+    from ray import exceptions as known
+
+    made: MiniError
+    if isinstance(error, known.AuthenticationError):
+        made = AuthError(f"the Ray cluster does not take this process's token: {error}")
+    elif isinstance(error, ValueError | TypeError):
+        made = OptionError(f"Ray refuses this: {error}")
+    else:
+        made = BackendUnavailable(f"Ray cannot start a worker: {error}")
+    made.__cause__ = error
+    return made
+
+
+@cache
+def _actor_class() -> Any:
+    """`Worker`, with what Ray is to know of its methods."""
+    import ray
+
+    for name, group in {"listen": "news", "order": "orders"}.items():
+        ray.method(concurrency_group=group)(getattr(Worker, name))
+    return ray.remote(max_concurrency=2, concurrency_groups={"orders": 1, "news": 1})(Worker)
+
+
+class _Session:
+    """A thread that does one thing after the other, and the hold on the cluster that belongs to it."""
+
+    def __init__(self) -> None:
+        self.cluster: Cluster | None = None
+        self._todo: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="mini-ray", daemon=True)
+        self._thread.start()
+
+    def do(self, what: Callable[[], Any]) -> None:
+        self._todo.put(what)
+
+    def close(self) -> None:
+        self._todo.put(None)
+        if self._thread is not threading.current_thread():
+            self._thread.join(CLOSE_SECONDS)
+
+    def _work(self) -> None:
+        while (what := self._todo.get()) is not None:
+            with contextlib.suppress(Exception):  # what can go wrong is told about where it is done
+                what()
+            del what
+        if self.cluster is not None:
+            self.cluster.close()

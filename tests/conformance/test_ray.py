@@ -1,0 +1,61 @@
+"""The contract on Ray: an instance that the apparatus starts, a cluster that it joins, and one of several nodes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mini import Apparatus, WorkerLost
+from mini.conformance import ApparatusConformance, MakeApparatus, footprint, overridden
+from mini.conformance.probes import Tally
+from mini_ray import RayApparatus
+
+# Ray takes seconds to start, and each script starts its own: `nox -s conformance` has the time.
+pytestmark = pytest.mark.soak
+
+
+class Ray(ApparatusConformance):
+    @overridden(
+        reason="a call's process that dies is told exactly; what is run again is what a dead actor had not told of"
+    )
+    @pytest.mark.parametrize("when", ["with its actor"])
+    def test_map_13_grouped_also_when_a_worker_dies(
+        self, apparatus: Apparatus, tally: Tally, when: str
+    ) -> None:
+        def note_and_end_actor(number: int) -> int:
+            tally.add(number)
+            if number == 300:
+                os.kill(os.getppid(), signal.SIGKILL)
+                signal.pause()
+            return number
+
+        count = 600
+        results = list(apparatus.map(note_and_end_actor, range(count), return_exceptions=True))
+        assert [n for n, result in enumerate(results) if result != n] == [300]
+        assert isinstance(results[300], WorkerLost)
+        assert {int(number) for number in tally.read()} == set(range(count))
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.getbasetemp() / "mini"
+
+
+@pytest.fixture(scope="module")
+def instance(storage: Path) -> Iterator[None]:
+    """Ray takes seconds to start, so the instance stays for all tests of this process."""
+    with RayApparatus("instance", storage=storage) as app, pytest.MonkeyPatch.context() as patch:
+        app.run(abs, -1)
+        patch.setattr(footprint, "bystanders", footprint.bystanders | footprint.descendants())
+        yield
+
+
+class TestLocal(Ray):
+    variant = "local"
+
+    @pytest.fixture
+    def make_apparatus(self, storage: Path, instance: None) -> MakeApparatus:
+        return lambda name: RayApparatus(name, storage=storage)
