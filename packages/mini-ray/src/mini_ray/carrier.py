@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import queue
 import threading
+import time
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -18,7 +21,7 @@ from mini.carrier import Broken, Group, Lost, Task
 from mini.local.wait import usable_cores
 
 from .cluster import Cluster, join
-from .resources import check_feasible, place
+from .resources import check_feasible, needs_of, place
 from .worker import Worker, beside, frames_of
 
 __all__ = ["Definition", "RayCarrier"]
@@ -26,6 +29,10 @@ __all__ = ["Definition", "RayCarrier"]
 CONSTANT_BYTES = 256 * 1024
 """Programs from this size on go into the object store, once, instead of to each worker."""
 CLOSE_SECONDS = 10.0
+IDLE_SECONDS = 60.0
+"""How long a worker that has nothing to do may hold resources that others could use."""
+LOOK_SECONDS = 0.2
+SAY_AFTER = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +61,20 @@ class _Worker:
         self.actor: Any = None
         self.node: str | None = None
         self.ready = False
+        self.idle_since = time.monotonic()
         self.gone = False
         """It is dead, or not wanted any more."""
 
 
+_carriers: weakref.WeakSet[RayCarrier] = weakref.WeakSet()
+"""Those of this process, which may have to make room for each other."""
+
+
 class RayCarrier(RequestCarrier):
     """Carries groups to actors. One thread does all that is done with Ray, in its order.
+
+    Workers that reserve nothing stay until the end. Those that do make room for others of this process at once, and for
+    everybody after a minute without calls.
 
     Args:
         width: the most actors; None for the cores of the cluster, known once it is reached.
@@ -75,11 +90,23 @@ class RayCarrier(RequestCarrier):
         self._session: _Session | None = None
         self._constants: dict[str, Any] = {}
         """References to the frames of large programs, by task."""
+        self._needs = needs_of(definition.options)
+        self._said = False
+        _carriers.add(self)
 
     # --- carrying groups out ---
 
     def keep(self, task: Task) -> None:
-        super().keep(task)
+        session = self._session
+        if task.single or task.program.nbytes < CONSTANT_BYTES or session is None or session.cluster is None:
+            super().keep(task)
+            return
+        import ray
+
+        # One copy, and not here and there again.
+        program = task.program
+        self._constants[task.id] = ray.put(beside(program.frames))
+        program.frames = [b""] * len(program.frames)
 
     def room(self, task: Task) -> int:
         depth = 2 if task.quick else 1
@@ -88,7 +115,7 @@ class RayCarrier(RequestCarrier):
 
     def start(self, group: Group) -> str:
         if self._session is None:
-            self._session = _Session()
+            self._session = _Session(self._look_after if self._needs else None)
         worker = min(self._workers, key=lambda w: len(w.groups), default=None)
         if worker is None or (worker.groups and len(self._workers) < self.width):
             worker = self._hire()
@@ -100,7 +127,9 @@ class RayCarrier(RequestCarrier):
             worker.known.add(task.id)
         message = self.pack(group, program=program)
         constant: Task | None = None
-        if program and not task.single and task.program.nbytes >= CONSTANT_BYTES:
+        if program and (
+            task.id in self._constants or (not task.single and task.program.nbytes >= CONSTANT_BYTES)
+        ):
             del message[1 : 1 + len(task.program.frames)]
             constant = task
         self._session.do(partial(self._run, worker, group.id, beside(message), constant))
@@ -114,7 +143,41 @@ class RayCarrier(RequestCarrier):
         return worker
 
     def ended(self, group: Group) -> None:
-        self._at.pop(group.id).groups.remove(group)
+        worker = self._at.pop(group.id)
+        worker.groups.remove(group)
+        worker.idle_since = time.monotonic()
+
+    # --- what is reserved ---
+
+    def _look_after(self) -> None:
+        """Have workers that hold resources and have nothing to do make room; in the session's thread, now and then."""
+        with self.lock:
+            waiting = [worker for worker in self._workers if not worker.ready]
+        self._spare(IDLE_SECONDS)
+        if waiting:
+            for carrier in list(_carriers):
+                if carrier is not self:
+                    carrier._spare(0)
+            since = time.monotonic() - min(worker.idle_since for worker in waiting)
+            if since > SAY_AFTER and not self._said:
+                self._said = True
+                logging.getLogger("mini").warning(
+                    "waiting for the Ray cluster to have %s for a worker; others hold what it has",
+                    self._needs,
+                )
+
+    def _spare(self, idle: float) -> None:
+        """Let workers go that hold resources and have had nothing to do for `idle` seconds."""
+        if not self._needs:
+            return
+        if not self.lock.acquire(timeout=LOOK_SECONDS):  # it closes, and may wait for who asks
+            return
+        try:
+            late = time.monotonic() - idle
+            for worker in [w for w in self._workers if w.ready and not w.groups and w.idle_since <= late]:
+                self._dismiss(worker)
+        finally:
+            self.lock.release()
 
     # --- what a worker is told ---
 
@@ -313,8 +376,9 @@ def _actor_class() -> Any:
 class _Session:
     """A thread that does one thing after the other, and the hold on the cluster that belongs to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, now_and_then: Callable[[], None] | None) -> None:
         self.cluster: Cluster | None = None
+        self._now_and_then = now_and_then
         self._todo: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="mini-ray", daemon=True)
         self._thread.start()
@@ -327,8 +391,17 @@ class _Session:
         if self._thread is not threading.current_thread():
             self._thread.join(CLOSE_SECONDS)
 
+    def _next(self) -> Callable[[], Any] | None:
+        if self._now_and_then is None:
+            return self._todo.get()
+        while True:
+            try:
+                return self._todo.get(timeout=LOOK_SECONDS)
+            except queue.Empty:
+                self._now_and_then()
+
     def _work(self) -> None:
-        while (what := self._todo.get()) is not None:
+        while (what := self._next()) is not None:
             with contextlib.suppress(Exception):  # what can go wrong is told about where it is done
                 what()
             del what

@@ -11,8 +11,9 @@ import contextlib
 import logging
 import os
 import secrets
-import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from mini import AuthError, BackendUnavailable
+
+from . import guard
 
 __all__ = ["ADDRESS", "Cluster", "check_fork", "join"]
 
@@ -147,6 +150,7 @@ def _named(address: str | None) -> str:
 
 
 def _connect(address: str) -> None:
+    _read_variables()
     with _found(address) as known, _on_loopback() if _is_loopback(known) else contextlib.nullcontext():
         _init(known)
 
@@ -260,6 +264,11 @@ class _Instance:
         import ray
 
         directory = _short_directory()
+        watched = subprocess.Popen(
+            [sys.executable, "-I", "-S", guard.__file__, str(directory)],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
         try:
             try:
                 _start(directory)
@@ -271,7 +280,7 @@ class _Instance:
             ray.shutdown()
         finally:
             _read_variables()
-            shutil.rmtree(directory, ignore_errors=True)
+            watched.communicate()
 
 
 def _short_directory() -> Path:
@@ -290,9 +299,6 @@ def _start(directory: Path) -> None:
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        # If this process is killed: how often these look, who end when the raylet has been gone five times.
-        "RAY_DASHBOARD_AGENT_CHECK_PARENT_INTERVAL_S": "1",
-        "RAY_RUNTIME_ENV_AGENT_CHECK_PARENT_INTERVAL_S": "1",
     }
     with _variables(own), _on_loopback():
         _read_variables()

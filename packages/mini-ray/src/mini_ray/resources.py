@@ -8,7 +8,7 @@ from typing import Any
 from mini import OptionError
 from mini.options import Options
 
-__all__ = ["check_feasible", "place", "ray_options"]
+__all__ = ["check_feasible", "needs_of", "place", "ray_options"]
 
 
 def ray_options(options: Options) -> dict[str, Any]:
@@ -29,17 +29,18 @@ def ray_options(options: Options) -> dict[str, Any]:
     return {**wanted, **({"runtime_env": runtime_env} if runtime_env else {}), **native}
 
 
-def check_feasible(asked: Mapping[str, Any], nodes: list[dict[str, Any]]) -> None:
-    """Raise OptionError if no node has what one worker needs: Ray would wait for it for ever."""
-    needs = {
-        "CPU": asked.get("num_cpus") or 0,
-        "GPU": asked.get("num_gpus") or 0,
-        "memory": asked.get("memory") or 0,
-    }
+def needs_of(asked: Mapping[str, Any]) -> dict[str, float]:
+    """What an actor with these options takes from its node, by Ray's names."""
+    needs = {"CPU": asked.get("num_cpus"), "GPU": asked.get("num_gpus"), "memory": asked.get("memory")}
     if kind := asked.get("accelerator_type"):
         needs[f"accelerator_type:{kind}"] = 0.001
     needs |= asked.get("resources") or {}
-    needs = {name: amount for name, amount in needs.items() if amount}
+    return {name: amount for name, amount in needs.items() if amount}
+
+
+def check_feasible(asked: Mapping[str, Any], nodes: list[dict[str, Any]]) -> None:
+    """Raise OptionError if no node has what one worker needs: Ray would wait for it for ever."""
+    needs = needs_of(asked)
     alive = [node["Resources"] for node in nodes if node["Alive"]]
     if any(all(has.get(name, 0) >= amount for name, amount in needs.items()) for has in alive):
         return
