@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from mini.conformance.life import WORK
 from mini.conformance.probes import Tally
 from mini.conformance.scripts import Scripts
 from mini_ray import RayApparatus
+from ray_clusters import RayCluster
 
 # Ray takes seconds to start, and each script starts its own: `nox -s conformance` has the time.
 pytestmark = pytest.mark.soak
@@ -66,13 +68,42 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.getbasetemp() / "mini"
 
 
-@pytest.fixture(scope="module")
-def instance(storage: Path) -> Iterator[None]:
-    """Ray takes seconds to start, so the instance stays for all tests of this process."""
-    with RayApparatus("instance", storage=storage) as app, pytest.MonkeyPatch.context() as patch:
+@contextmanager
+def connected(app: RayApparatus) -> Iterator[None]:
+    """Stay connected for all tests of a class; what Ray has started then is no test's."""
+    with app, pytest.MonkeyPatch.context() as patch:
         app.run(abs, -1)
         patch.setattr(footprint, "bystanders", footprint.bystanders | footprint.descendants())
         yield
+
+
+@pytest.fixture(scope="class")
+def instance(storage: Path) -> Iterator[None]:
+    """One of this process's own."""
+    with connected(RayApparatus("instance", storage=storage)):
+        yield
+
+
+@contextmanager
+def cluster(nodes: int, storage: Path) -> Iterator[MakeApparatus]:
+    """A cluster that somebody else has started, with some nodes beside the head."""
+    with RayCluster(nodes) as cluster, pytest.MonkeyPatch.context() as patch:
+        for name, value in cluster.variables.items():
+            patch.setenv(name, value)
+        with connected(RayApparatus("cluster", cluster.address, storage)):
+            yield lambda name: RayApparatus(name, cluster.address, storage)
+
+
+@pytest.fixture(scope="class")
+def head(storage: Path) -> Iterator[MakeApparatus]:
+    with cluster(0, storage) as make:
+        yield make
+
+
+@pytest.fixture(scope="class")
+def three_nodes(storage: Path) -> Iterator[MakeApparatus]:
+    with cluster(2, storage) as make:
+        yield make
 
 
 class TestLocal(Ray):
@@ -81,3 +112,19 @@ class TestLocal(Ray):
     @pytest.fixture
     def make_apparatus(self, storage: Path, instance: None) -> MakeApparatus:
         return lambda name: RayApparatus(name, storage=storage)
+
+
+class TestJoined(Ray):
+    variant = "joined"
+
+    @pytest.fixture
+    def make_apparatus(self, head: MakeApparatus) -> MakeApparatus:
+        return head
+
+
+class TestNodes(Ray):
+    variant = "nodes"
+
+    @pytest.fixture
+    def make_apparatus(self, three_nodes: MakeApparatus) -> MakeApparatus:
+        return three_nodes

@@ -17,7 +17,7 @@ from typing import Any
 
 from mini import AuthError, BackendUnavailable, MiniError, OptionError
 from mini.answering import Answer, RequestCarrier
-from mini.carrier import Broken, Group, Lost, Task
+from mini.carrier import Broken, Group, Lost, Returned, Task
 from mini.local.wait import usable_cores
 
 from .cluster import Cluster, join
@@ -32,7 +32,11 @@ CLOSE_SECONDS = 10.0
 IDLE_SECONDS = 60.0
 """How long a worker that has nothing to do may hold resources that others could use."""
 LOOK_SECONDS = 0.2
+CHECK_SECONDS = 5.0
 SAY_AFTER = 10.0
+START_FAILURES = 3
+NEVER_RAN = "The actor never ran"
+"""What Ray says of an actor none of whose methods can have been called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,8 @@ class RayCarrier(RequestCarrier):
         """References to the frames of large programs, by task."""
         self._needs = needs_of(definition.options)
         self._said = False
+        self._failed_starts = 0
+        self._checked = time.monotonic()
         _carriers.add(self)
 
     # --- carrying groups out ---
@@ -115,7 +121,7 @@ class RayCarrier(RequestCarrier):
 
     def start(self, group: Group) -> str:
         if self._session is None:
-            self._session = _Session(self._look_after if self._needs else None)
+            self._session = _Session(self._look_after, LOOK_SECONDS if self._needs else CHECK_SECONDS)
         worker = min(self._workers, key=lambda w: len(w.groups), default=None)
         if worker is None or (worker.groups and len(self._workers) < self.width):
             worker = self._hire()
@@ -150,7 +156,15 @@ class RayCarrier(RequestCarrier):
     # --- what is reserved ---
 
     def _look_after(self) -> None:
-        """Have workers that hold resources and have nothing to do make room; in the session's thread, now and then."""
+        """See to what changes by itself; in the session's thread, every now and then.
+
+        If the cluster is no more, Ray would end this process after a minute. And workers that hold resources and have
+        nothing to do make room.
+        """
+        if time.monotonic() > self._checked + CHECK_SECONDS:
+            self._check_cluster()
+        if not self._needs:
+            return
         with self.lock:
             waiting = [worker for worker in self._workers if not worker.ready]
         self._spare(IDLE_SECONDS)
@@ -238,6 +252,10 @@ class RayCarrier(RequestCarrier):
                 if constant.id not in self._constants:
                     import ray
 
+                    if not constant.program.nbytes:  # see `keep`
+                        raise BackendUnavailable(
+                            "what all calls share was lost with the Ray cluster; call again"
+                        )
                     self._constants[constant.id] = ray.put(beside(constant.program.frames))
                 refs.append(self._constants[constant.id])
             answer = worker.actor.run.remote(pieces, refs)
@@ -252,11 +270,12 @@ class RayCarrier(RequestCarrier):
 
         session = self._session
         assert session is not None
-        if session.cluster is None:
+        if session.cluster is None or session.cluster.lost:
             session.cluster = join(self._definition.address)
             if not self._is_given:
                 with self.lock:
                     self.width = max(1, int(ray.cluster_resources().get("CPU", 1)))
+                self.wake()  # there may be room for more
         options = dict(self._definition.options)
         nodes = ray.nodes()
         check_feasible(options, nodes)
@@ -274,6 +293,22 @@ class RayCarrier(RequestCarrier):
             news = worker.actor.listen.remote()
             news.future().add_done_callback(partial(self._has_told, worker))
 
+    def _check_cluster(self) -> None:
+        """Let go of the cluster if it is no more. Then nothing will be heard of its workers."""
+        self._checked = time.monotonic()
+        cluster = self._session and self._session.cluster
+        if not cluster or cluster.lost or cluster.is_there():
+            return
+        for carrier in list(_carriers):
+            for worker in list(carrier._workers):
+                gone = "the Ray cluster is no more"
+                error: Exception = ConnectionError(gone)
+                if not worker.ready:
+                    error = BackendUnavailable(f"{gone}; start it again: ray start --head")
+                carrier._is_gone(worker, error)
+            carrier._constants.clear()
+        cluster.drop()
+
     def _end(self, workers: list[_Worker]) -> None:
         import ray
 
@@ -290,6 +325,7 @@ class RayCarrier(RequestCarrier):
         error = future.exception()
         if error is None:
             worker.ready = True
+            self._failed_starts = 0
             if fault := future.result():
                 self._is_gone(worker, BackendUnavailable(fault))
         else:
@@ -321,6 +357,12 @@ class RayCarrier(RequestCarrier):
         if worker.gone:  # also because of `close`, which has the lock and waits for Ray, which waits for this
             return
         groups = self._dismiss(worker)
+        if NEVER_RAN in str(error) and self._failed_starts < START_FAILURES:
+            # Ray had put it on a node that was dead already, and did not know. No call has begun.
+            self._failed_starts += 1
+            for group in groups:
+                self.post(Returned(group, group.count))
+            return
         if not worker.ready and not isinstance(error, MiniError):
             error = _not_started(error)
         for group in groups:
@@ -335,6 +377,7 @@ class RayCarrier(RequestCarrier):
             self._workers.remove(worker)
             if self._session is not None:
                 self._session.do(partial(self._end, [worker]))
+                self._session.do(self._check_cluster)
             return list(worker.groups)
 
     def event_of(self, group: Group, error: BaseException) -> Lost | Broken:
@@ -374,11 +417,16 @@ def _actor_class() -> Any:
 
 
 class _Session:
-    """A thread that does one thing after the other, and the hold on the cluster that belongs to it."""
+    """A thread that does one thing after the other, and the hold on the cluster that belongs to it.
 
-    def __init__(self, now_and_then: Callable[[], None] | None) -> None:
+    Args:
+        now_and_then: called when there has been nothing to do for `seconds`.
+    """
+
+    def __init__(self, now_and_then: Callable[[], None], seconds: float) -> None:
         self.cluster: Cluster | None = None
         self._now_and_then = now_and_then
+        self._seconds = seconds
         self._todo: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="mini-ray", daemon=True)
         self._thread.start()
@@ -392,13 +440,12 @@ class _Session:
             self._thread.join(CLOSE_SECONDS)
 
     def _next(self) -> Callable[[], Any] | None:
-        if self._now_and_then is None:
-            return self._todo.get()
         while True:
             try:
-                return self._todo.get(timeout=LOOK_SECONDS)
+                return self._todo.get(timeout=self._seconds)
             except queue.Empty:
-                self._now_and_then()
+                with contextlib.suppress(Exception):
+                    self._now_and_then()
 
     def _work(self) -> None:
         while (what := self._next()) is not None:
