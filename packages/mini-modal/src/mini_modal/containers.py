@@ -14,9 +14,11 @@ from .messages import Setup
 from .worker import Host
 
 if TYPE_CHECKING:
+    from modal_proto import api_pb2
+
     from .session import Definition
 
-__all__ = ["make_app"]
+__all__ = ["make_app", "task_result"]
 
 
 def make_app(
@@ -53,3 +55,19 @@ def make_app(
         "secrets": [*native.get("secrets", ()), modal.Secret.from_dict(env)],
     }
     return app, app.cls(**options)(concurrent)
+
+
+async def task_result(client: modal.Client, container: str) -> api_pb2.GenericResult:
+    """How a container has ended."""
+    from modal._utils.async_utils import synchronizer
+
+    result: api_pb2.GenericResult = await synchronizer.create_blocking(_ask_result).aio(client, container)
+    return result
+
+
+async def _ask_result(client: modal.Client, container: str) -> api_pb2.GenericResult:
+    """In the thread of Modal's client, to whose event loop its connection belongs."""
+    from modal_proto import api_pb2
+
+    answer = await client._stub.TaskGetInfo(api_pb2.TaskGetInfoRequest(task_id=container))
+    return answer.info.result
