@@ -11,6 +11,7 @@ import mini
 import pytest
 from mini_modal import ModalApparatus
 from modal_emulator import Emulator
+from scripts import Script
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +179,25 @@ def test_an_image_that_cannot_be_built_is_what_the_error_is_about(app: ModalAppa
     ):
         app.w(image=broken).run(abs, -1)
     assert app.run(abs, -1) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("progress", [True, False])
+def test_it_says_once_where_the_app_can_be_looked_at(
+    progress: bool, builder: Emulator, tmp_path: Path
+) -> None:
+    text = f"""
+    from mini_modal import ModalApparatus
+
+    with ModalApparatus("looked-at", max_workers=1).w(progress={progress}) as app:
+        print(list(app.map(abs, range(-3, 0))), app.run(abs, -7))
+    """
+    with Script(tmp_path, text, builder.environ) as script:
+        assert script.finish() == 0, script.err
+    assert script.out == ["[3, 2, 1] 7"]
+    told = [line for line in script.err if "/apps/ap-" in line]
+    assert len(told) == progress
+    assert all(line.startswith("mini: the app is at http://127.0.0.1:") for line in told)
 
 
 def test_a_modal_app_gives_its_name() -> None:

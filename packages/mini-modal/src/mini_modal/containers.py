@@ -5,6 +5,7 @@ A module of its own, because it needs `modal` when it is imported, here and in t
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import modal
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from .session import Definition
 
-__all__ = ["make_app", "task_result"]
+__all__ = ["make_app", "page_of", "task_result"]
 
 
 def make_app(
@@ -55,6 +56,16 @@ def make_app(
         "secrets": [*native.get("secrets", ()), modal.Secret.from_dict(env)],
     }
     return app, app.cls(**options)(concurrent)
+
+
+async def page_of(app: modal.App) -> str:
+    """The address of an app's page, for people. The app runs."""
+    from modal._utils.async_utils import synchronizer
+
+    with suppress(Exception):  # no part of Modal's public interface, whose address is always one at Modal
+        if url := synchronizer._translate_in(app)._running_app.app_page_url:  # type: ignore[no-untyped-call]
+            return str(url)
+    return await app.get_dashboard_url.aio()
 
 
 async def task_result(client: modal.Client, container: str) -> api_pb2.GenericResult:

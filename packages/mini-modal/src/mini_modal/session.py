@@ -48,6 +48,7 @@ class Definition:
         image: makes the image; called when the app is started.
         options: of `modal.App.cls`.
         env: variables of the containers.
+        progress: the option of the first call, which decides whether it is said where the app can be looked at.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Definition:
     image: Callable[[], modal.Image]
     options: Mapping[str, Any]
     env: Mapping[str, str]
+    progress: bool | None = None
 
 
 class ContainerDied(Exception):
@@ -144,10 +146,11 @@ class Session:
     async def _start(self) -> Any:
         """Start the app; returns the worker's method that runs a group."""
         import modal
+        from mini import display
 
         from .building import check_python, explain_image, python_of
         from .connect import client as connect
-        from .containers import make_app
+        from .containers import make_app, page_of
 
         definition = self._definition
         client = await connect()
@@ -170,6 +173,7 @@ class Session:
                 raise
             raise known from exc
         check_python(python_of(image))
+        display.tell(f"the app is at {await page_of(app)}", definition.progress)
         self._client, self._orders, self._claims, self._volume = client, orders, claims, volume
         listening = self._loop.create_task(self._listen(news))
         self._tasks.add(listening)
