@@ -146,7 +146,7 @@ class Session:
     async def _start(self) -> Any:
         """Start the app; returns the worker's method that runs a group."""
         import modal
-        from mini import display
+        from mini.display import tell
 
         from .building import check_python, explain_image, python_of
         from .connect import client as connect
@@ -173,7 +173,7 @@ class Session:
                 raise
             raise known from exc
         check_python(python_of(image))
-        display.tell(f"the app is at {await page_of(app)}", definition.progress)
+        tell(f"the app is at {await page_of(app)}", definition.progress)
         self._client, self._orders, self._claims, self._volume = client, orders, claims, volume
         listening = self._loop.create_task(self._listen(news))
         self._tasks.add(listening)
