@@ -234,6 +234,26 @@ def test_every_kind_of_requirement_is_pinned_or_reported_as_local(
     )
 
 
+def test_what_comes_from_a_folder_of_archives_is_local(indexes: str, tmp_path: Path) -> None:
+    dist = tmp_path / "a folder"
+    uv("build", "--wheel", "--out-dir", dist, cwd=project(tmp_path / "wheel", "tiny-wheel"))
+    uv("build", "--sdist", "--out-dir", dist, cwd=project(tmp_path / "sdist", "tiny-sdist"))
+    folder = "[[tool.uv.index]]\nname = 'folder'\nurl = '../a folder'\nformat = 'flat'\n"
+    app = project(
+        tmp_path / "app", "app", "tiny-wheel", "tiny-sdist", "tiny-app", more=folder + index_tables(indexes)
+    )
+    uv("lock", cwd=app)
+    found = uv_freeze(app)
+    assert found.requirements == ("tiny-app==1.0", "tiny-base==2.0")
+    assert "tiny-wheel" not in found.pylock
+    assert found.local == (
+        LocalPackage("app", app, editable=True),
+        LocalPackage("tiny-sdist", dist / "tiny_sdist-1.0.tar.gz", editable=False),
+        LocalPackage("tiny-wheel", dist / "tiny_wheel-1.0-py3-none-any.whl", editable=False),
+    )
+    assert all(url.startswith(indexes) for url in found.indexes)
+
+
 def test_pylock_keeps_hashes_and_each_packages_own_index(everything: Path, served: tuple[Path, str]) -> None:
     pylock = tomllib.loads(uv_freeze(everything).pylock)
     packages = {package["name"]: package for package in pylock["packages"]}
