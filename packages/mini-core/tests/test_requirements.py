@@ -7,12 +7,10 @@ backends that layouts are compared with come from PyPI.
 from __future__ import annotations
 
 import hashlib
-import http.server
 import os
 import shutil
 import subprocess
 import sys
-import threading
 import tomllib
 import zipfile
 from collections.abc import Callable, Iterator
@@ -36,7 +34,7 @@ from mini.requirements import (
     source_files,
     uv_freeze,
 )
-from uv_projects import bare_uv, outside_of_projects, project, uv, write
+from uv_projects import bare_uv, outside_of_projects, project, serving, uv, write
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,25 +49,12 @@ def nowhere() -> Iterator[Path]:
         yield folder
 
 
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None: ...
-
-
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
     """A directory, and the URL it is served at."""
     root = tmp_path_factory.mktemp("served")
-    handler = type(
-        "Handler", (QuietHandler,), {"__init__": lambda *a: QuietHandler.__init__(*a, directory=str(root))}
-    )
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield root, f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(root) as url:
+        yield root, url
 
 
 @pytest.fixture(scope="module")

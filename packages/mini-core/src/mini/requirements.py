@@ -37,6 +37,7 @@ __all__ = [
     "project_packages",
     "source_files",
     "uv_freeze",
+    "worker_groups",
 ]
 
 # --- where the project is -------------------------------------------------------------------------------------------
@@ -227,6 +228,15 @@ def dependency_groups(root: Path) -> frozenset[str]:
     if any(_table(each, "tool", "uv").get("dev-dependencies") for each in configs):
         names.add("dev")  # where uv put it before there were groups
     return frozenset(re.sub(r"[-_.]+", "-", name).lower() for name in names)
+
+
+def worker_groups(root: Path) -> frozenset[str]:
+    """The dependency groups that workers elsewhere get: all but `dev`, the tools, and `local`, what is for here only.
+
+    Raises:
+        RequirementsError: a `pyproject.toml` is not TOML.
+    """
+    return dependency_groups(root) - {"dev", "local"}
 
 
 def check_lock(root: Path, uv: Path | None = None) -> None:
