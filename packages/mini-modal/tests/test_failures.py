@@ -16,6 +16,7 @@ import pytest
 from fronts import Fronts
 from mini_modal import ModalApparatus
 from modal_emulator import Emulator
+from places import Place
 from scripts import PATIENCE, Script, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -41,27 +42,20 @@ SQUARES = """
 
 
 @pytest.fixture(scope="module")
-def app(builder: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModalApparatus]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("no-project"))
-        for name, value in builder.variables.items():
-            if value is None:
-                patch.delenv(name, raising=False)
-            else:
-                patch.setenv(name, value)
-        with ModalApparatus("failures", max_workers=2).w(progress=False) as app:
-            yield app
+def app(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModalApparatus]:
+    with place.apparatus("test-failures", tmp_path_factory.mktemp("no-project")) as app:
+        yield app
 
 
 def squares(name: str, count: int) -> str:
     return SQUARES.replace("NAME", name).replace("COUNT", str(count))
 
 
-def modal(emulator: Emulator, *arguments: str) -> list[dict[str, str]]:
+def modal(place: Place, *arguments: str) -> list[dict[str, str]]:
     """What Modal's own command says, run as a user does."""
     done = subprocess.run(
         [sys.executable, "-P", "-m", "modal", *arguments, "--json"],
-        env=emulator.environ,
+        env=place.environ,
         capture_output=True,
         text=True,
         timeout=PATIENCE,
@@ -71,10 +65,10 @@ def modal(emulator: Emulator, *arguments: str) -> list[dict[str, str]]:
     return rows
 
 
-# --- memory ---
+# --- memory: what Modal itself makes of a container that has too little, nobody has seen yet ---
 
 
-def test_a_call_that_takes_more_memory_than_there_is_says_so(app: ModalApparatus) -> None:
+def test_a_call_that_takes_more_memory_than_there_is_says_so(app: ModalApparatus, builder: Emulator) -> None:
     def greedy(x: int) -> int:
         taken = [bytearray(16 << 20) for _ in range(1000)] if x == 1 else []
         return len(taken) + x
@@ -83,7 +77,7 @@ def test_a_call_that_takes_more_memory_than_there_is_says_so(app: ModalApparatus
     check_memory(app, outcomes)
 
 
-def test_a_container_that_runs_out_of_memory_says_so(app: ModalApparatus) -> None:
+def test_a_container_that_runs_out_of_memory_says_so(app: ModalApparatus, builder: Emulator) -> None:
     def greedy(x: int) -> int:
         if x == 1:
             # Now the kernel rather kills the container's own process than the call's.
@@ -249,14 +243,14 @@ def test_large_results_of_calls_that_take_a_while(app: ModalApparatus) -> None:
 # --- the caller ---
 
 
-def test_ctrl_c_leaves_nothing_running(builder: Emulator, tmp_path: Path) -> None:
-    with Script(tmp_path, squares("interrupted", 100_000), builder.environ) as script:
+def test_ctrl_c_leaves_nothing_running(place: Place, tmp_path: Path) -> None:
+    with Script(tmp_path, squares("interrupted", 100_000), place.environ) as script:
         assert script.line() == "0"
         script.interrupt()
         assert script.finish() != 0
     assert "KeyboardInterrupt" in "".join(script.err)
     assert "end" not in script.out
-    mine = [row for row in modal(builder, "app", "list") if row["description"] == "mini-interrupted"]
-    assert [row["state"] for row in mine] == ["stopped"]
+    mine = [row for row in modal(place, "app", "list") if row["description"] == "mini-interrupted"]
+    assert {row["state"] for row in mine} == {"stopped"}
     ids = {row["app_id"] for row in mine}
-    wait_until(lambda: not [row for row in modal(builder, "container", "list") if row["app_id"] in ids])
+    wait_until(lambda: not [row for row in modal(place, "container", "list") if row["app_id"] in ids])
