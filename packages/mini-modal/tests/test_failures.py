@@ -181,6 +181,20 @@ def test_a_map_goes_on_after_the_control_plane_did_not_answer(
     assert script.out == [*(str(x * x) for x in range(count)), "end"]
 
 
+@pytest.mark.soak
+def test_a_control_plane_that_does_not_come_back_ends_the_map(
+    builder: Emulator, fronts: Fronts, tmp_path: Path
+) -> None:
+    link = fronts.link(builder.url)
+    env = {**builder.environ, "MODAL_SERVER_URL": link.url}
+    with Script(tmp_path, squares("gone", 100_000), env) as script:
+        assert script.line() == "0"
+        link.cut()
+        assert script.finish(180) == 0
+    assert script.out[-1] == "end"
+    assert script.out[-2].startswith("BackendUnavailable 127.0.0.1 refuses connections")
+
+
 TALK = """
     import time
     from mini_modal import ModalApparatus

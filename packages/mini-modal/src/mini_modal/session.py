@@ -21,7 +21,7 @@ from mini.answering import Answer, News
 from mini.wire import join_frames
 
 from .messages import Claim, Order, Parcel, Setup
-from .patience import Patience
+from .patience import Attempts, Patience
 from .volume import RESERVED
 
 if TYPE_CHECKING:
@@ -98,6 +98,10 @@ class Session:
         self._tasks: set[asyncio.Task[None]] = set()
         self._constants: dict[str, asyncio.Task[None]] = {}
         self._patience = Patience()
+        self._with_news: set[int] = set()
+        """Groups that have been answered and may wait for news."""
+        self._deaf: BaseException | None = None
+        """Why there are no news any more."""
         # Its own, so that it can be removed: another session may have the same constants.
         self._folder = f"{CONSTANTS}/{uuid.uuid4().hex}"
         self._thread = threading.Thread(target=self._loop.run_forever, name="mini-modal", daemon=True)
@@ -193,12 +197,13 @@ class Session:
             if answer.fault:
                 raise await self._death(group, answer.fault)
         except Exception as exc:
-            from .connect import explain
-
-            # What mini itself says is said already.
-            known = None if isinstance(exc, MiniError) else await asyncio.to_thread(explain, exc)
-            self._answered(group, exc if known is None else known)
+            self._answered(group, await _explained(exc))
             return
+        if answer.news:
+            if self._deaf is not None:
+                self._answered(group, self._deaf)
+                return
+            self._with_news.add(group)
         self._answered(group, answer)
 
     async def _ask(self, call: Any, group: int, data: bytes) -> bytes:
@@ -206,6 +211,7 @@ class Session:
         import modal
 
         claim: Claim | None = None
+        attempts = Attempts(self._patience)
         while True:
             try:
                 if claim is None:
@@ -214,7 +220,7 @@ class Session:
                     earlier: modal.FunctionCall[bytes] = modal.FunctionCall.from_id(claim[0], self._client)
                     answer = await earlier.get.aio()
             except Exception as exc:
-                await self._patience.wait(exc)
+                await attempts.failed(exc)
             else:
                 if answer:
                     return answer
@@ -227,9 +233,8 @@ class Session:
 
         from .containers import task_result
 
-        with contextlib.suppress(
-            Exception
-        ):  # it is for an error message, which must not be replaced by another
+        # It is for an error message, which must not be replaced by another.
+        with contextlib.suppress(Exception):
             _, container = await self._claims.get.aio(str(group))
             result = await task_result(self._client, container)
             out_of_memory = result.status == api_pb2.GenericResult.GENERIC_STATUS_KERNEL_OOM_KILL
@@ -238,11 +243,18 @@ class Session:
 
     async def _listen(self, news: modal.Queue) -> None:
         """Take the news of groups that run for a while."""
+        attempts = Attempts(self._patience)
         while True:
             try:
                 await self._read(news)
             except Exception as exc:
-                await self._patience.wait(exc)
+                try:
+                    await attempts.failed(exc)
+                except Exception:
+                    self._deaf = await _explained(exc)
+                    for group in self._with_news:  # those that are over take no notice
+                        self._answered(group, self._deaf)
+                    return
 
     async def _read(self, news: modal.Queue) -> None:
         """Read the queue from its beginning, until nothing comes any more.
@@ -254,9 +266,8 @@ class Session:
         taking: asyncio.Task[None] | None = None
 
         async def take(count: int) -> None:
-            with contextlib.suppress(
-                Exception
-            ):  # once only: whoever does not know the outcome may take too much
+            # Once only: whoever does not know the outcome would take too much.
+            with contextlib.suppress(Exception):
                 await news.get_many.aio(count, block=False)
 
         try:
@@ -315,3 +326,12 @@ class Session:
                 await self._volume.remove_file.aio(self._folder, recursive=True)
         finally:
             await self._loop.shutdown_default_executor()
+
+
+async def _explained(exc: Exception) -> BaseException:
+    """What an error of Modal's client means, as far as mini knows."""
+    from .connect import explain
+
+    # What mini itself says is said already.
+    known = None if isinstance(exc, MiniError) else await asyncio.to_thread(explain, exc)
+    return exc if known is None else known
