@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from mini import Apparatus, WorkerLost
 from mini.conformance import ApparatusConformance, MakeApparatus, footprint, overridden
+from mini.conformance.err import Unreachable
 from mini.conformance.life import WORK
 from mini.conformance.probes import Tally
 from mini.conformance.scripts import Scripts
@@ -22,6 +23,11 @@ pytestmark = pytest.mark.soak
 
 
 class Ray(ApparatusConformance):
+    @pytest.fixture
+    def unreachable(self, storage: Path) -> Unreachable:
+        prelude = f"from mini_ray import RayApparatus\napp = RayApparatus('nowhere', '127.0.0.1:9', {str(storage)!r})\n"
+        return Unreachable(prelude)
+
     @overridden(
         reason="a call's process that dies is told exactly; what is run again is what a dead actor had not told of"
     )
