@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -33,24 +34,25 @@ class RayNode:
             self.process = subprocess.Popen(
                 command, env=env, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
             )
-        self.family: frozenset[int] = frozenset()
 
     @property
     def pids(self) -> frozenset[int]:
         """Its processes, and those that calls have started in them."""
-        self.family |= descendants(self.process.pid) | {self.process.pid}
-        return self.family
+        return (
+            descendants(self.process.pid) | {self.process.pid} if self.process.poll() is None else frozenset()
+        )
 
     def words(self) -> str:
         return self._log.read_text(errors="replace")[-3000:]
 
     def kill(self) -> None:
         """As a power cut does: everything at once, and nothing is told to anybody."""
-        for pid in self.pids:
-            if alive(pid):
+        pids = self.pids
+        for pid in pids:
+            with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
-        until(lambda: not any(map(alive, self.family)), START_SECONDS, "the end of the node")
+        until(lambda: not any(map(alive, pids)), START_SECONDS, "the end of the node")
 
 
 class RayCluster:

@@ -12,7 +12,7 @@ import mini
 import pytest
 from mini.conformance.probes import Gate, Tally, in_background
 from mini_ray import RayApparatus
-from ray_clusters import RayCluster
+from ray_clusters import RayCluster, RayNode
 
 # Each starts nodes, or waits for what Ray makes of their end.
 pytestmark = pytest.mark.slow
@@ -24,6 +24,13 @@ PATIENCE = 60.0
 def app(cluster: RayCluster, storage: Path) -> Iterator[mini.Apparatus]:
     with RayApparatus("failures", cluster.address, storage).w(progress=False) as app:
         yield app
+
+
+@pytest.fixture
+def victim(cluster: RayCluster) -> Iterator[RayNode]:
+    """A node that may be killed; there is another one afterwards."""
+    yield cluster.nodes[-1]
+    cluster.add_node()
 
 
 def test_workers_are_spread_over_the_nodes(app: mini.Apparatus, tmp_path: Path) -> None:
@@ -47,7 +54,7 @@ def test_workers_are_spread_over_the_nodes(app: mini.Apparatus, tmp_path: Path) 
 
 
 def test_a_node_that_is_killed_costs_what_ran_there(
-    cluster: RayCluster, app: mini.Apparatus, tmp_path: Path
+    victim: RayNode, app: mini.Apparatus, tmp_path: Path
 ) -> None:
     tally, gate = Tally(str(tmp_path / "tally")), Gate(str(tmp_path / "gate"), PATIENCE)
 
@@ -56,16 +63,11 @@ def test_a_node_that_is_killed_costs_what_ran_there(
         gate.wait()
         return number
 
-    node = cluster.add_node()
-    try:
-        outcomes = in_background(
-            lambda: list(app.w(chunk=1, max_workers=8).map(wait, range(12), return_exceptions=True))
-        )
-        tally.wait_for(8, PATIENCE)
-        there = [pid for pid in map(int, tally.read()) if pid in node.pids]
-        assert len(there) == 2
-    finally:
-        node.kill()
+    outcomes = in_background(lambda: list(app.w(chunk=1).map(wait, range(12), return_exceptions=True)))
+    tally.wait_for(6, PATIENCE)
+    there = [pid for pid in map(int, tally.read()) if pid in victim.pids]
+    assert len(there) == 2
+    victim.kill()
     gate.open()
     lost = [outcome for outcome in outcomes.result(PATIENCE) if isinstance(outcome, BaseException)]
     assert [type(error) for error in lost] == [mini.WorkerLost] * 2
@@ -75,7 +77,7 @@ def test_a_node_that_is_killed_costs_what_ran_there(
 
 
 def test_with_retries_nothing_is_lost_with_a_node(
-    cluster: RayCluster, app: mini.Apparatus, tmp_path: Path
+    victim: RayNode, app: mini.Apparatus, tmp_path: Path
 ) -> None:
     tally, gate = Tally(str(tmp_path / "tally")), Gate(str(tmp_path / "gate"), PATIENCE)
 
@@ -84,15 +86,12 @@ def test_with_retries_nothing_is_lost_with_a_node(
         gate.wait()
         return number
 
-    node = cluster.add_node()
-    try:
-        results = in_background(lambda: list(app.w(chunk=1, max_workers=8, retries=2).map(wait, range(12))))
-        tally.wait_for(8, PATIENCE)
-    finally:
-        node.kill()
+    results = in_background(lambda: list(app.w(chunk=1, retries=2).map(wait, range(12))))
+    tally.wait_for(6, PATIENCE)
+    victim.kill()
     gate.open()
     assert results.result(PATIENCE) == [*range(12)]
-    assert len(tally.read()) == 14
+    assert len(tally.read()) > 12
 
 
 def test_an_actor_that_is_killed_costs_the_call_that_ran(app: mini.Apparatus) -> None:
@@ -125,6 +124,9 @@ def test_the_head_may_be_killed_and_started_again(tmp_path: Path) -> None:
             cluster.nodes[0].kill()
             with pytest.raises(mini.WorkerLost):
                 call.result(PATIENCE)
+            # Of the other worker it may not be known yet that it is dead.
+            with pytest.raises((mini.BackendUnavailable, mini.WorkerLost)):
+                app.run(abs, -1)
             with pytest.raises(mini.BackendUnavailable, match="ray start --head"):
                 app.run(abs, -1)
             cluster.start_head()

@@ -161,8 +161,9 @@ class RayCarrier(RequestCarrier):
         If the cluster is no more, Ray would end this process after a minute. And workers that hold resources and have
         nothing to do make room.
         """
-        if time.monotonic() > self._checked + CHECK_SECONDS:
-            self._check_cluster()
+        session = self._session
+        if session is not None and time.monotonic() > self._checked + CHECK_SECONDS:
+            self._check_cluster(session)
         if not self._needs:
             return
         with self.lock:
@@ -227,11 +228,12 @@ class RayCarrier(RequestCarrier):
         super().close(kill=kill)
         workers, self._workers = self._workers, []
         self._at.clear()
+        self._constants.clear()
         session, self._session = self._session, None
         for worker in workers:
             worker.gone = True
         if session is not None:
-            session.do(partial(self._end, workers))
+            session.do(partial(self._end, session, workers))
             session.close()
 
     def abandon(self) -> None:
@@ -293,11 +295,11 @@ class RayCarrier(RequestCarrier):
             news = worker.actor.listen.remote()
             news.future().add_done_callback(partial(self._has_told, worker))
 
-    def _check_cluster(self) -> None:
+    def _check_cluster(self, session: _Session) -> None:
         """Let go of the cluster if it is no more. Then nothing will be heard of its workers."""
         self._checked = time.monotonic()
-        cluster = self._session and self._session.cluster
-        if not cluster or cluster.lost or cluster.is_there():
+        cluster = session.cluster
+        if cluster is None or cluster.lost or cluster.is_there():
             return
         for carrier in list(_carriers):
             for worker in list(carrier._workers):
@@ -309,15 +311,16 @@ class RayCarrier(RequestCarrier):
             carrier._constants.clear()
         cluster.drop()
 
-    def _end(self, workers: list[_Worker]) -> None:
+    def _end(self, session: _Session, workers: list[_Worker]) -> None:
+        """End workers; Ray waits for a minute where there is no cluster any more."""
         import ray
 
-        self._constants.clear()
+        self._check_cluster(session)
         for worker in workers:
-            if worker.actor is not None:
+            if worker.actor is not None and session.cluster and not session.cluster.lost:
                 with contextlib.suppress(Exception):
                     ray.kill(worker.actor)
-                worker.actor = None
+            worker.actor = None
 
     # --- in Ray's threads ---
 
@@ -376,8 +379,7 @@ class RayCarrier(RequestCarrier):
             worker.gone = True
             self._workers.remove(worker)
             if self._session is not None:
-                self._session.do(partial(self._end, [worker]))
-                self._session.do(self._check_cluster)
+                self._session.do(partial(self._end, self._session, [worker]))
             return list(worker.groups)
 
     def event_of(self, group: Group, error: BaseException) -> Lost | Broken:
