@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import shlex
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 from mini import AuthError, BackendUnavailable, MiniError, OptionError
@@ -18,8 +20,10 @@ from mini.carrier import Broken, Group, Lost, Task
 from mini.local.wait import usable_cores
 
 from .cluster import Cluster, join
-from .resources import check_feasible, place
-from .worker import Worker, beside, frames_of
+from .environment import HERE, Environments, by_value
+from .node import Seat
+from .resources import feasible, place
+from .worker import beside, frames_of
 
 __all__ = ["Definition", "RayCarrier"]
 
@@ -36,11 +40,13 @@ class Definition:
         address: of the cluster; see `cluster.join`.
         options: of the actor.
         args: of `Worker`.
+        root: the project's directory, or None.
     """
 
     address: str | None
     options: Mapping[str, Any]
     args: tuple[Any, ...]
+    root: Path | None
 
 
 class _Worker:
@@ -88,7 +94,7 @@ class RayCarrier(RequestCarrier):
 
     def start(self, group: Group) -> str:
         if self._session is None:
-            self._session = _Session()
+            self._session = _Session(self._definition.root)
         worker = min(self._workers, key=lambda w: len(w.groups), default=None)
         if worker is None or (worker.groups and len(self._workers) < self.width):
             worker = self._hire()
@@ -195,14 +201,25 @@ class RayCarrier(RequestCarrier):
                 with self.lock:
                     self.width = max(1, int(ray.cluster_resources().get("CPU", 1)))
         options = dict(self._definition.options)
-        nodes = ray.nodes()
-        check_feasible(options, nodes)
-        if not options["num_cpus"] and "scheduling_strategy" not in options:
+        nodes = feasible(options, ray.nodes())
+        # An instance of our own runs in this very environment.
+        places = {} if session.cluster.ours else session.environments.places(options, nodes)
+        nodes = [each for each in nodes if each["NodeID"] in places] or nodes
+        alike = len(set(places.values())) <= 1
+        if "scheduling_strategy" not in options and not (alike and options["num_cpus"]):
             taken = Counter(w.node for w in self._workers if w.node is not None)
             worker.node = place(nodes, taken)
             if worker.node is not None:
-                options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(worker.node, soft=True)
-        worker.actor = _actor_class().options(**options).remote(*self._definition.args)
+                options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(worker.node, soft=alike)
+        where = places.get(worker.node or "") or next(iter(places.values()), HERE)
+        if where.python is not None:
+            options["runtime_env"] = {
+                **options.get("runtime_env", {}),
+                "py_executable": shlex.quote(where.python),
+            }
+        env, path, *rest = self._definition.args
+        path = path if where.path is None else where.path
+        worker.actor = _actor_class().options(**options).remote(where.source, env, list(path), *rest)
         worker.actor.ready.remote().future().add_done_callback(partial(self._is_ready, worker))
         self._listen(worker)
 
@@ -302,19 +319,21 @@ def _not_started(error: BaseException) -> MiniError:
 
 @cache
 def _actor_class() -> Any:
-    """`Worker`, with what Ray is to know of its methods."""
+    """`Seat`, with what Ray is to know of its methods."""
     import ray
 
     for name, group in {"listen": "news", "order": "orders"}.items():
-        ray.method(concurrency_group=group)(getattr(Worker, name))
-    return ray.remote(max_concurrency=2, concurrency_groups={"orders": 1, "news": 1})(Worker)
+        ray.method(concurrency_group=group)(getattr(Seat, name))
+    return ray.remote(max_concurrency=2, concurrency_groups={"orders": 1, "news": 1})(by_value(Seat))
 
 
 class _Session:
     """A thread that does one thing after the other, and the hold on the cluster that belongs to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: Path | None) -> None:
         self.cluster: Cluster | None = None
+        self._over = threading.Event()
+        self.environments = Environments(root, self._over)
         self._todo: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="mini-ray", daemon=True)
         self._thread.start()
@@ -323,6 +342,7 @@ class _Session:
         self._todo.put(what)
 
     def close(self) -> None:
+        self._over.set()
         self._todo.put(None)
         if self._thread is not threading.current_thread():
             self._thread.join(CLOSE_SECONDS)
