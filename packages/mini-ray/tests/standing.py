@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,11 +86,9 @@ class Cluster:
 
     Args:
         python: in whose environment it runs.
-        path: what it finds programs by; default: this process's, and uv.
     """
 
     python: Path
-    path: str = ""
     address: str = ""
     home: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="mr-", dir="/tmp")))
 
@@ -117,19 +115,44 @@ class Cluster:
     @contextlib.contextmanager
     def running(self) -> Iterator[Cluster]:
         (self.home / "token").write_text("0123456789abcdef" * 4)
-        cache = uv("cache", "dir").strip()  # so that not everything has to be fetched
-        path = self.path or os.pathsep.join([str(find_uv().parent), os.environ["PATH"]])
-        env = environment(HOME=str(self.home), PATH=path, UV_CACHE_DIR=cache, **self.login)
         port = free_port()
-        # Away from the usual range, in which other clusters of this machine have theirs.
-        first = 20000 + port % 10000
         options = {
             "port": port,
-            "min-worker-port": first,
-            "max-worker-port": first + 200,
             "dashboard-agent-listen-port": free_port(),
             "include-dashboard": "false",
             "temp-dir": self.home / "r",
+        }
+        try:
+            with self._node(self.home, "--head", options) as said:
+                found = (line.partition("Local node IP: ")[2].strip() for line in said)
+                self.address = f"{next(filter(None, found))}:{port}"
+                yield self
+        finally:
+            for pid in processes(str(self.home)):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            shutil.rmtree(self.home, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def another_node(self) -> Iterator[Path]:
+        """Have another node, whose home is another one; gives that."""
+        home = self.home / "other"
+        home.mkdir()
+        with self._node(home, f"--address={self.address}", {"dashboard-agent-listen-port": free_port()}):
+            yield home
+
+    @contextlib.contextmanager
+    def _node(self, home: Path, role: str, options: Mapping[str, object]) -> Iterator[list[str]]:
+        """Processes of a node, started in the foreground; gives what was said about it."""
+        cache = uv("cache", "dir").strip()  # so that not everything has to be fetched
+        path = os.pathsep.join([str(find_uv().parent), os.environ["PATH"]])
+        env = environment(HOME=str(home), PATH=path, UV_CACHE_DIR=cache, **self.login)
+        # Neither in the usual range, in which other clusters have theirs, nor in that of the client's servers.
+        first = 25000 + free_port() % 7000
+        options = {
+            **options,
+            "min-worker-port": first,
+            "max-worker-port": first + 100,
             "num-cpus": 2,
             "object-store-memory": 100 << 20,
         }
@@ -139,37 +162,29 @@ class Cluster:
             "-m",
             "ray.scripts.scripts",
             "start",
-            "--head",
             "--block",
+            role,
             *given,
         ]
-        head = subprocess.Popen(
-            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=self.home
+        process = subprocess.Popen(
+            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=home
         )
         try:
-            assert head.stdout is not None
+            assert process.stdout is not None
             said = []
-            for line in head.stdout:
+            for line in process.stdout:
                 said.append(line)
                 if "Ray runtime started" in line:
                     break
             else:
                 raise AssertionError("".join(said))
-            self.address = next(
-                found for line in said if (found := line.partition("Local node IP: ")[2].strip())
-            )
-            self.address = f"{self.address}:{port}"
-            yield self
+            yield said
         finally:
-            head.terminate()
+            process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                head.wait(20)
-            head.kill()
-            head.communicate()
-            for pid in processes(str(self.home)):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            shutil.rmtree(self.home, ignore_errors=True)
+                process.wait(20)
+            process.kill()
+            process.communicate()
 
     def start(self, folder: Path, code: str, **more: str) -> subprocess.Popen[str]:
         """Start a script in a folder, in which `app` is an apparatus that has joined; it prints JSON."""
@@ -178,7 +193,7 @@ class Cluster:
             "import json, logging, sys, time, mini\n"
             "from mini_ray import RayApparatus\n"
             "logging.basicConfig(level=logging.INFO)\n"
-            f"app = RayApparatus('env', {self.address!r}, {str(self.home / 'volumes')!r}, max_workers=1)\n"
+            f"app = RayApparatus('env', {self.address!r}, {str(self.home / 'volumes')!r}, max_workers=2)\n"
             "app = app.w(progress=False)\n" + textwrap.dedent(code)
         )
         env = environment(**self.login, **more)
@@ -207,7 +222,7 @@ def answer(process: subprocess.Popen[str]) -> tuple[Any, str]:
 
 
 def processes(word: str) -> list[int]:
-    """Of this machine, those that have a word in their command line or are called by it in their environment."""
+    """Of this machine, those that have a word in their command line; not this one."""
     found = []
     for each in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):

@@ -148,6 +148,29 @@ def test_a_cluster_in_the_callers_own_environment_needs_nothing(home: Path) -> N
         assert not cluster.cache.exists()
 
 
+def test_nodes_with_different_homes_have_it_each_in_its_own(cluster: Cluster, home: Path) -> None:
+    code = """
+    def where(number):
+        import os, ray, sys, six
+        from pathlib import Path
+        meet = Path(os.environ["MEET"])
+        (meet / str(number)).touch()
+        while len(list(meet.iterdir())) < 2:
+            time.sleep(0.05)
+        return sys.prefix
+
+    import os
+    with app.w(chunk=1, cpu=1, timeout=60, env={"MEET": os.environ["MEET"]}) as two:
+        print(json.dumps(list(two.map(where, range(2)))))
+    """
+    meet = cluster.home / "meet"
+    meet.mkdir()
+    with cluster.another_node() as other:
+        places, _ = cluster.run(home, code, MEET=str(meet))
+    assert sorted(place.startswith(str(other)) for place in places) == [False, True]
+    assert all(place.startswith(str(cluster.home)) for place in places)
+
+
 # --- what goes wrong ------------------------------------------------------------------------------------------------
 
 
