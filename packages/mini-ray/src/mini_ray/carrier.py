@@ -20,7 +20,7 @@ from mini.carrier import Broken, Group, Lost, Task
 from mini.local.wait import usable_cores
 
 from .cluster import Cluster, join
-from .environment import HERE, Environments, by_value
+from .environment import Environments, by_value
 from .node import Seat
 from .resources import feasible, place
 from .worker import beside, frames_of
@@ -202,16 +202,15 @@ class RayCarrier(RequestCarrier):
                     self.width = max(1, int(ray.cluster_resources().get("CPU", 1)))
         options = dict(self._definition.options)
         nodes = feasible(options, ray.nodes())
-        # An instance of our own runs in this very environment.
-        places = {} if session.cluster.ours else session.environments.places(options, nodes)
-        nodes = [each for each in nodes if each["NodeID"] in places] or nodes
+        places = session.environments.places(options, nodes, ours=session.cluster.ours)
+        nodes = [each for each in nodes if each["NodeID"] in places]
         alike = len(set(places.values())) <= 1
         if "scheduling_strategy" not in options and not (alike and options["num_cpus"]):
             taken = Counter(w.node for w in self._workers if w.node is not None)
             worker.node = place(nodes, taken)
             if worker.node is not None:
                 options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(worker.node, soft=alike)
-        where = places.get(worker.node or "") or next(iter(places.values()), HERE)
+        where = places[worker.node] if worker.node is not None else next(iter(places.values()))
         if where.python is not None:
             options["runtime_env"] = {
                 **options.get("runtime_env", {}),

@@ -23,7 +23,7 @@ from mini.shipment import Index, Shipment, backend_settings, index_options, pack
 
 from . import node
 
-__all__ = ["HERE", "Environments", "Place", "by_value"]
+__all__ = ["Environments", "Place", "by_value"]
 
 log = logging.getLogger("mini")
 
@@ -83,8 +83,15 @@ class Environments:
         self._sent: tuple[Any, ...] = ()
         """What `node.prepare` takes; it holds references."""
 
-    def places(self, options: Mapping[str, Any], nodes: list[dict[str, Any]]) -> dict[str, Place]:
+    def places(
+        self, options: Mapping[str, Any], nodes: list[dict[str, Any]], *, ours: bool
+    ) -> dict[str, Place]:
         """What a worker with these options of Ray is to be, by the id of its node; prepares the nodes that are new.
+
+        Args:
+            options: of the actor.
+            nodes: as `ray.nodes` has them.
+            ours: this process has started Ray, in the environment that it has itself.
 
         Raises:
             BackendUnavailable: a node cannot be prepared.
@@ -92,6 +99,8 @@ class Environments:
         """
         if THEIRS.intersection(options.get("runtime_env") or ()):
             return {each["NodeID"]: Place(path=()) for each in nodes}
+        if ours:
+            return {each["NodeID"]: HERE for each in nodes}
         new = [each for each in nodes if each["NodeID"] not in self._places]
         looks = self._look(new)
         mine = node.look()
