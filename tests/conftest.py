@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 import uv as uv_package
+
+# The conformance of Ray has the clusters of its package's own tests.
+sys.path.append(str(Path(__file__).resolve().parents[1] / "packages" / "mini-ray" / "tests"))
 
 
 def pytest_configure() -> None:

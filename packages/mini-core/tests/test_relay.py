@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import marshal
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Queue
 
 import mini
 import pytest
+from mini import wire
+from mini.adapter import Relay
+from mini.carrier import Task
 from mini.conformance.footprint import alive
+from mini.local.pool import ProcessPool
+from mini.wire import Frames
+from mini.worker import GroupHead, ProgramHead
 from relay_adapter import RelayApparatus
 
 
@@ -104,3 +113,21 @@ def test_nothing_is_left_when_it_is_closed(tmp_path: Path) -> None:
     while any(alive(pid) for pid in pids):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_a_group_may_overtake_the_one_that_brings_its_program() -> None:
+    said: Queue[Frames] = Queue()
+    relay = Relay(ProcessPool(1, {}), lambda group, message: said.put(message))
+    program = wire.pack_program(abs, {}, (), mode="call")
+    task = Task(ProgramHead("flow", "call", None, "app", None, 1), program)
+    payload = wire.pack_rows([(-1,)]).frames
+    (first, *frames), (second, *_) = (
+        [marshal.dumps((GroupHead(n, "flow", n, 1, 1).pack(), head, count, True)), *program.frames]
+        for n, head, count in ((1, task.head.pack(), len(program.frames)), (2, None, 0))
+    )
+    with ThreadPoolExecutor(2) as threads:
+        late = threads.submit(relay.run, [second, *payload])
+        relay.run([first, *frames, *payload])
+        late.result(20)
+    relay.close()
+    assert sorted(marshal.loads(said.get()[0])[1] for _ in range(said.qsize())) == [1, 2]

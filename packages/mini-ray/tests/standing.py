@@ -1,26 +1,21 @@
-"""Standing Ray clusters, as `ray start` makes them, for tests to join; and projects whose calls they run."""
+"""Clusters that have nothing of mini, and projects whose calls they run."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import shutil
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import textwrap
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ray
 from mini.requirements import find_uv
+from ray_clusters import RayCluster
 
-__all__ = ["Cluster", "environment", "make_venv", "project", "run", "uv"]
+__all__ = ["Cluster", "answer", "at_home", "environment", "make_venv", "processes", "project", "run", "uv"]
 
 PROCESS_SECONDS = 110
 
@@ -52,6 +47,12 @@ def uv(*arguments: str | Path, cwd: Path | None = None, **more: str) -> str:
     return run(find_uv(), *arguments, cwd=cwd, env=environment(UV_PYTHON=sys.executable, **more))
 
 
+def at_home(home: Path) -> dict[str, str]:
+    """The variables of somebody whose home that is."""
+    home.mkdir()
+    return {"HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache")}
+
+
 def make_venv(folder: Path) -> Path:
     """A virtual environment in which there is Ray, as it is here, and nothing else; returns its Python."""
     uv("venv", "--quiet", "--python", sys.executable, folder)
@@ -74,23 +75,19 @@ def project(root: Path, *dependencies: str, more: str = "") -> Path:
     return root
 
 
-def free_port() -> int:
-    with socket.socket() as each:
-        each.bind(("", 0))
-        return int(each.getsockname()[1])
-
-
-@dataclass
-class Cluster:
-    """A head, in the foreground of a process of ours, with a home of its own.
+class Cluster(RayCluster):
+    """A head whose processes have a home of their own, and what they need to install packages.
 
     Args:
         python: in whose environment it runs.
     """
 
-    python: Path
-    address: str = ""
-    home: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="mr-", dir="/tmp")))
+    def __init__(self, python: Path) -> None:
+        cache = uv("cache", "dir").strip()  # so that not everything has to be fetched
+        path = os.pathsep.join([str(find_uv().parent), os.environ["PATH"]])
+        super().__init__(env={"PATH": path, "UV_CACHE_DIR": cache}, python=python)
+        self.home = self.directory / "home"
+        self._env.update(at_home(self.home))
 
     @property
     def cache(self) -> Path:
@@ -108,84 +105,6 @@ class Cluster:
             if path.is_dir() and not (path / "mini.json").exists()
         ]
 
-    @property
-    def login(self) -> dict[str, str]:
-        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.home / "token")}
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[Cluster]:
-        (self.home / "token").write_text("0123456789abcdef" * 4)
-        port = free_port()
-        options = {
-            "port": port,
-            "dashboard-agent-listen-port": free_port(),
-            "include-dashboard": "false",
-            "temp-dir": self.home / "r",
-        }
-        try:
-            with self._node(self.home, "--head", options) as said:
-                found = (line.partition("Local node IP: ")[2].strip() for line in said)
-                self.address = f"{next(filter(None, found))}:{port}"
-                yield self
-        finally:
-            for pid in processes(str(self.home)):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            shutil.rmtree(self.home, ignore_errors=True)
-
-    @contextlib.contextmanager
-    def another_node(self) -> Iterator[Path]:
-        """Have another node, whose home is another one; gives that."""
-        home = self.home / "other"
-        home.mkdir()
-        with self._node(home, f"--address={self.address}", {"dashboard-agent-listen-port": free_port()}):
-            yield home
-
-    @contextlib.contextmanager
-    def _node(self, home: Path, role: str, options: Mapping[str, object]) -> Iterator[list[str]]:
-        """Processes of a node, started in the foreground; gives what was said about it."""
-        cache = uv("cache", "dir").strip()  # so that not everything has to be fetched
-        path = os.pathsep.join([str(find_uv().parent), os.environ["PATH"]])
-        env = environment(HOME=str(home), PATH=path, UV_CACHE_DIR=cache, **self.login)
-        # Neither in the usual range, in which other clusters have theirs, nor in that of the client's servers.
-        first = 25000 + free_port() % 7000
-        options = {
-            **options,
-            "min-worker-port": first,
-            "max-worker-port": first + 100,
-            "num-cpus": 2,
-            "object-store-memory": 100 << 20,
-        }
-        given = [f"--{name}={value}" for name, value in options.items()]
-        command: list[str | Path] = [
-            self.python,
-            "-m",
-            "ray.scripts.scripts",
-            "start",
-            "--block",
-            role,
-            *given,
-        ]
-        process = subprocess.Popen(
-            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=home
-        )
-        try:
-            assert process.stdout is not None
-            said = []
-            for line in process.stdout:
-                said.append(line)
-                if "Ray runtime started" in line:
-                    break
-            else:
-                raise AssertionError("".join(said))
-            yield said
-        finally:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(20)
-            process.kill()
-            process.communicate()
-
     def start(self, folder: Path, code: str, **more: str) -> subprocess.Popen[str]:
         """Start a script in a folder, in which `app` is an apparatus that has joined; it prints JSON."""
         script = folder / f"script-{os.urandom(4).hex()}.py"
@@ -196,7 +115,7 @@ class Cluster:
             f"app = RayApparatus('env', {self.address!r}, {str(self.home / 'volumes')!r}, max_workers=2)\n"
             "app = app.w(progress=False)\n" + textwrap.dedent(code)
         )
-        env = environment(**self.login, **more)
+        env = environment(**self.variables, **more)
         return subprocess.Popen(
             [sys.executable, script],
             cwd=folder,

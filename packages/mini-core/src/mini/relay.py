@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import wire
 from .carrier import Broken, Event, Group, Lost, Outcomes, Reports, Returned, Task
+from .errors import BackendUnavailable
 from .station import LOST, PART, REPORTS, RETURNED
 from .wire import Frames
 from .worker import GroupHead, ProgramHead
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from .adapter import MessageCarrier
 
 __all__ = ["Relay"]
+
+PROGRAM_SECONDS = 60.0
+"""How long a group waits for the program that another one brings."""
 
 
 class Relay:
@@ -57,14 +61,18 @@ class Relay:
         """Run the group that `message` is; returns when all of it has been said.
 
         Raises:
-            BackendUnavailable: no process can be started for it here.
+            BackendUnavailable: no process can be started for it here, or its program does not come.
         """
         packed, program_head, count, keep = marshal.loads(message[0])
         head = GroupHead(*packed)
         with self._lock:
             if program_head is not None:
                 self._load(ProgramHead(*program_head), message[1 : 1 + count], single=not keep)
-            task = self._tasks[head.flow]
+            # The group that brings it along may be the other thread's, and overtaken.
+            self._changed.wait_for(lambda: self._closed or head.flow in self._tasks, PROGRAM_SECONDS)
+            task = self._tasks.get(head.flow)
+            if task is None:
+                raise BackendUnavailable(f"the program of group {head.group} has not come")
             group = Group(head.group, task, head.start, head.count, head.attempt, message[1 + count :])
             try:
                 self._changed.wait_for(
@@ -136,6 +144,7 @@ class Relay:
             task = Task(head, wire.Program("", frames, head.mode), single)
             self._carrier.keep(task)
             self._tasks[head.flow] = task
+            self._changed.notify_all()
 
     def _drop(self, flow: str) -> None:
         if not any(group.task.id == flow for group in self._running.values()):

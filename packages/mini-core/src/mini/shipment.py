@@ -23,11 +23,11 @@ from .errors import OptionError, RequirementsError
 from .requirements import (
     ProjectPackage,
     Requirements,
-    dependency_groups,
     find_workspace_root,
     importable_packages,
     source_files,
     uv_freeze,
+    worker_groups,
 )
 
 __all__ = [
@@ -47,8 +47,6 @@ __all__ = [
     "requirement_name",
 ]
 
-LEFT_OUT = frozenset({"dev", "local"})
-"""Dependency groups that workers do not get: tools for developing, and what is of use on this machine only."""
 METADATA = ("METADATA", "entry_points.txt")
 """What of an installed distribution travels with its source: its version, and what others find it by."""
 CORE = {"mini": "mini-core"}
@@ -94,7 +92,7 @@ def pack_project(
     if root is None:
         return Shipment(_own_requirements(ours, (), there), None, (), (), our_source(ours))
     config = _pyproject(root)
-    chosen = sorted(dependency_groups(root) - LEFT_OUT) if groups is None else groups
+    chosen = sorted(worker_groups(root)) if groups is None else groups
     pinned = uv_freeze(root, groups=chosen)
     names = {normal_name(name) for name in _with_core(ours).values()}
     return Shipment(

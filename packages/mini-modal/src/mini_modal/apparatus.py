@@ -114,6 +114,7 @@ class ModalApparatus(Apparatus):
                 **native,
             },
             env=options.env or {},
+            progress=options.progress,
         )
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import queue
 import shlex
 import threading
+import time
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -16,13 +19,13 @@ from typing import Any
 
 from mini import AuthError, BackendUnavailable, MiniError, OptionError
 from mini.answering import Answer, RequestCarrier
-from mini.carrier import Broken, Group, Lost, Task
+from mini.carrier import Broken, Group, Lost, Returned, Task
 from mini.local.wait import usable_cores
 
 from .cluster import Cluster, join
 from .environment import Environments, by_value
 from .node import Seat
-from .resources import feasible, place
+from .resources import feasible, needs_of, place
 from .worker import beside, frames_of
 
 __all__ = ["Definition", "RayCarrier"]
@@ -30,6 +33,14 @@ __all__ = ["Definition", "RayCarrier"]
 CONSTANT_BYTES = 256 * 1024
 """Programs from this size on go into the object store, once, instead of to each worker."""
 CLOSE_SECONDS = 10.0
+IDLE_SECONDS = 60.0
+"""How long a worker that has nothing to do may hold resources that others could use."""
+LOOK_SECONDS = 0.2
+CHECK_SECONDS = 5.0
+SAY_AFTER = 10.0
+START_FAILURES = 3
+NEVER_RAN = "The actor never ran"
+"""What Ray says of an actor none of whose methods can have been called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +71,20 @@ class _Worker:
         self.actor: Any = None
         self.node: str | None = None
         self.ready = False
+        self.idle_since = time.monotonic()
         self.gone = False
         """It is dead, or not wanted any more."""
 
 
+_carriers: weakref.WeakSet[RayCarrier] = weakref.WeakSet()
+"""Those of this process, which may have to make room for each other."""
+
+
 class RayCarrier(RequestCarrier):
     """Carries groups to actors. One thread does all that is done with Ray, in its order.
+
+    Workers that reserve nothing stay until the end. Those that do make room for others of this process at once, and for
+    everybody after a minute without calls.
 
     Args:
         width: the most actors; None for the cores of the cluster, known once it is reached.
@@ -81,11 +100,25 @@ class RayCarrier(RequestCarrier):
         self._session: _Session | None = None
         self._constants: dict[str, Any] = {}
         """References to the frames of large programs, by task."""
+        self._needs = needs_of(definition.options)
+        self._said = False
+        self._failed_starts = 0
+        self._checked = time.monotonic()
+        _carriers.add(self)
 
     # --- carrying groups out ---
 
     def keep(self, task: Task) -> None:
-        super().keep(task)
+        session = self._session
+        if task.single or task.program.nbytes < CONSTANT_BYTES or session is None or session.cluster is None:
+            super().keep(task)
+            return
+        import ray
+
+        # One copy, and not here and there again.
+        program = task.program
+        self._constants[task.id] = ray.put(beside(program.frames))
+        program.frames = [b""] * len(program.frames)
 
     def room(self, task: Task) -> int:
         depth = 2 if task.quick else 1
@@ -94,7 +127,7 @@ class RayCarrier(RequestCarrier):
 
     def start(self, group: Group) -> str:
         if self._session is None:
-            self._session = _Session(self._definition.root)
+            self._session = _Session(self._look_after, LOOK_SECONDS if self._needs else CHECK_SECONDS)
         worker = min(self._workers, key=lambda w: len(w.groups), default=None)
         if worker is None or (worker.groups and len(self._workers) < self.width):
             worker = self._hire()
@@ -106,7 +139,9 @@ class RayCarrier(RequestCarrier):
             worker.known.add(task.id)
         message = self.pack(group, program=program)
         constant: Task | None = None
-        if program and not task.single and task.program.nbytes >= CONSTANT_BYTES:
+        if program and (
+            task.id in self._constants or (not task.single and task.program.nbytes >= CONSTANT_BYTES)
+        ):
             del message[1 : 1 + len(task.program.frames)]
             constant = task
         self._session.do(partial(self._run, worker, group.id, beside(message), constant))
@@ -120,7 +155,49 @@ class RayCarrier(RequestCarrier):
         return worker
 
     def ended(self, group: Group) -> None:
-        self._at.pop(group.id).groups.remove(group)
+        worker = self._at.pop(group.id)
+        worker.groups.remove(group)
+        worker.idle_since = time.monotonic()
+
+    # --- what is reserved ---
+
+    def _look_after(self) -> None:
+        """See to what changes by itself; in the session's thread, every now and then.
+
+        If the cluster is no more, Ray would end this process after a minute. And workers that hold resources and have
+        nothing to do make room.
+        """
+        if time.monotonic() > self._checked + CHECK_SECONDS:
+            self._check_cluster()
+        if not self._needs:
+            return
+        with self.lock:
+            waiting = [worker for worker in self._workers if not worker.ready]
+        self._spare(IDLE_SECONDS)
+        if waiting:
+            for carrier in list(_carriers):
+                if carrier is not self:
+                    carrier._spare(0)
+            since = time.monotonic() - min(worker.idle_since for worker in waiting)
+            if since > SAY_AFTER and not self._said:
+                self._said = True
+                logging.getLogger("mini").warning(
+                    "waiting for the Ray cluster to have %s for a worker; others hold what it has",
+                    self._needs,
+                )
+
+    def _spare(self, idle: float) -> None:
+        """Let workers go that hold resources and have had nothing to do for `idle` seconds."""
+        if not self._needs:
+            return
+        if not self.lock.acquire(timeout=LOOK_SECONDS):  # it closes, and may wait for who asks
+            return
+        try:
+            late = time.monotonic() - idle
+            for worker in [w for w in self._workers if w.ready and not w.groups and w.idle_since <= late]:
+                self._dismiss(worker)
+        finally:
+            self.lock.release()
 
     # --- what a worker is told ---
 
@@ -181,6 +258,10 @@ class RayCarrier(RequestCarrier):
                 if constant.id not in self._constants:
                     import ray
 
+                    if not constant.program.nbytes:  # see `keep`
+                        raise BackendUnavailable(
+                            "what all calls share was lost with the Ray cluster; call again"
+                        )
                     self._constants[constant.id] = ray.put(beside(constant.program.frames))
                 refs.append(self._constants[constant.id])
             answer = worker.actor.run.remote(pieces, refs)
@@ -195,11 +276,14 @@ class RayCarrier(RequestCarrier):
 
         session = self._session
         assert session is not None
-        if session.cluster is None:
+        if session.cluster is None or session.cluster.lost:
             session.cluster = join(self._definition.address)
+            session.environments = Environments(self._definition.root, session.over)
             if not self._is_given:
                 with self.lock:
                     self.width = max(1, int(ray.cluster_resources().get("CPU", 1)))
+                self.wake()  # there may be room for more
+        assert session.environments is not None
         options = dict(self._definition.options)
         nodes = feasible(options, ray.nodes())
         places = session.environments.places(options, nodes, ours=session.cluster.ours)
@@ -227,6 +311,22 @@ class RayCarrier(RequestCarrier):
             news = worker.actor.listen.remote()
             news.future().add_done_callback(partial(self._has_told, worker))
 
+    def _check_cluster(self) -> None:
+        """Let go of the cluster if it is no more. Then nothing will be heard of its workers."""
+        self._checked = time.monotonic()
+        cluster = self._session and self._session.cluster
+        if not cluster or cluster.lost or cluster.is_there():
+            return
+        for carrier in list(_carriers):
+            for worker in list(carrier._workers):
+                gone = "the Ray cluster is no more"
+                error: Exception = ConnectionError(gone)
+                if not worker.ready:
+                    error = BackendUnavailable(f"{gone}; start it again: ray start --head")
+                carrier._is_gone(worker, error)
+            carrier._constants.clear()
+        cluster.drop()
+
     def _end(self, workers: list[_Worker]) -> None:
         import ray
 
@@ -243,6 +343,7 @@ class RayCarrier(RequestCarrier):
         error = future.exception()
         if error is None:
             worker.ready = True
+            self._failed_starts = 0
             if fault := future.result():
                 self._is_gone(worker, BackendUnavailable(fault))
         else:
@@ -274,6 +375,12 @@ class RayCarrier(RequestCarrier):
         if worker.gone:  # also because of `close`, which has the lock and waits for Ray, which waits for this
             return
         groups = self._dismiss(worker)
+        if NEVER_RAN in str(error) and self._failed_starts < START_FAILURES:
+            # Ray had put it on a node that was dead already, and did not know. No call has begun.
+            self._failed_starts += 1
+            for group in groups:
+                self.post(Returned(group, group.count))
+            return
         if not worker.ready and not isinstance(error, MiniError):
             error = _not_started(error)
         for group in groups:
@@ -288,6 +395,7 @@ class RayCarrier(RequestCarrier):
             self._workers.remove(worker)
             if self._session is not None:
                 self._session.do(partial(self._end, [worker]))
+                self._session.do(self._check_cluster)
             return list(worker.groups)
 
     def event_of(self, group: Group, error: BaseException) -> Lost | Broken:
@@ -327,12 +435,19 @@ def _actor_class() -> Any:
 
 
 class _Session:
-    """A thread that does one thing after the other, and the hold on the cluster that belongs to it."""
+    """A thread that does one thing after the other, and the hold on the cluster that belongs to it.
 
-    def __init__(self, root: Path | None) -> None:
+    Args:
+        now_and_then: called when there has been nothing to do for `seconds`.
+    """
+
+    def __init__(self, now_and_then: Callable[[], None], seconds: float) -> None:
         self.cluster: Cluster | None = None
-        self._over = threading.Event()
-        self.environments = Environments(root, self._over)
+        self.environments: Environments | None = None
+        """Of the cluster."""
+        self.over = threading.Event()
+        self._now_and_then = now_and_then
+        self._seconds = seconds
         self._todo: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="mini-ray", daemon=True)
         self._thread.start()
@@ -341,13 +456,21 @@ class _Session:
         self._todo.put(what)
 
     def close(self) -> None:
-        self._over.set()
+        self.over.set()
         self._todo.put(None)
         if self._thread is not threading.current_thread():
             self._thread.join(CLOSE_SECONDS)
 
+    def _next(self) -> Callable[[], Any] | None:
+        while True:
+            try:
+                return self._todo.get(timeout=self._seconds)
+            except queue.Empty:
+                with contextlib.suppress(Exception):
+                    self._now_and_then()
+
     def _work(self) -> None:
-        while (what := self._todo.get()) is not None:
+        while (what := self._next()) is not None:
             with contextlib.suppress(Exception):  # what can go wrong is told about where it is done
                 what()
             del what

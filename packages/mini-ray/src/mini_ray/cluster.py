@@ -11,8 +11,9 @@ import contextlib
 import logging
 import os
 import secrets
-import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from mini import AuthError, BackendUnavailable
+
+from . import guard
 
 __all__ = ["ADDRESS", "Cluster", "check_fork", "join"]
 
@@ -38,16 +41,28 @@ class _Connection:
 
     Attributes:
         address: as it was asked for; None for an instance of our own.
+        gcs: where the cluster's control service listens; empty if that is not known.
+        id: of the cluster, which another one at the same place has not.
         pid: the process that made it; a forked copy cannot use it.
         instance: the thread that holds an instance of our own.
         theirs: somebody else has made it, and ends it.
     """
 
     address: str | None
+    gcs: str = ""
+    id: str = ""
     pid: int = field(default_factory=os.getpid)
     instance: _Instance | None = None
     theirs: bool = False
     users: int = 0
+
+    def end(self) -> None:
+        if self.instance is not None:
+            self.instance.end()
+        elif not self.theirs:
+            import ray
+
+            ray.shutdown()
 
 
 _lock = threading.Lock()
@@ -66,6 +81,29 @@ class Cluster:
         """Whether this process has started it, so that it has this machine's files and nobody else's calls."""
         return self._connection.instance is not None
 
+    @property
+    def lost(self) -> bool:
+        """The cluster is no more, and neither is the connection: join it again."""
+        return self._connection is not _current
+
+    def is_there(self) -> bool:
+        """Whether the cluster still is the one that was joined. Takes some milliseconds, or `PROBE_SECONDS`."""
+        connection = self._connection
+        if not connection.gcs:
+            return True
+        try:
+            return _probe(connection.gcs) is None and _identify(connection.gcs) == connection.id
+        except Exception:
+            return False
+
+    def drop(self) -> None:
+        """Disconnect at once, for all who have a hold: the cluster is no more. Ray would end this process for it."""
+        global _current
+        with _lock:
+            if _current is self._connection:
+                _current = None
+                self._connection.end()
+
     def close(self) -> None:
         """Let go of it; with the last hold this process disconnects, and an instance of its own ends. Idempotent."""
         global _current
@@ -79,12 +117,7 @@ class Cluster:
                 return
             if _current is connection:
                 _current = None
-            if connection.instance is not None:
-                connection.instance.end()
-            elif not connection.theirs:
-                import ray
-
-                ray.shutdown()
+                connection.end()
 
 
 def join(address: str | None) -> Cluster:
@@ -118,6 +151,9 @@ def join(address: str | None) -> Cluster:
                 connection.instance.begin()
             else:
                 _connect(wanted)
+            if not (wanted or "").startswith("ray://"):
+                connection.gcs = ray.get_runtime_context().gcs_address
+                connection.id = _identify(connection.gcs)
             _current = connection
         elif connection.address != wanted and not connection.theirs:
             has, wants = (_named(a) for a in (connection.address, wanted))
@@ -147,7 +183,10 @@ def _named(address: str | None) -> str:
 
 
 def _connect(address: str) -> None:
+    _read_variables()
     with _found(address) as known, _on_loopback() if _is_loopback(known) else contextlib.nullcontext():
+        if not known.startswith("ray://"):
+            _identify(known)
         _init(known)
 
 
@@ -200,6 +239,13 @@ def _resolve(address: str) -> str:
         f"nothing answers at {known} ({error.strerror or error}); is the cluster up? On its head node: "
         f"ray start --head {option}={known.rpartition(':')[2]}"
     ) from error
+
+
+def _identify(address: str) -> str:
+    """The id of the cluster there. Asked once, where Ray would try for twenty seconds, whatever the answer is."""
+    import ray
+
+    return str(ray._raylet.GcsClient(address=address).cluster_id.hex())
 
 
 def _probe(address: str) -> OSError | None:
@@ -260,6 +306,11 @@ class _Instance:
         import ray
 
         directory = _short_directory()
+        watched = subprocess.Popen(
+            [sys.executable, "-I", "-S", guard.__file__, str(directory)],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
         try:
             try:
                 _start(directory)
@@ -271,7 +322,7 @@ class _Instance:
             ray.shutdown()
         finally:
             _read_variables()
-            shutil.rmtree(directory, ignore_errors=True)
+            watched.communicate()
 
 
 def _short_directory() -> Path:
@@ -290,9 +341,6 @@ def _start(directory: Path) -> None:
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        # If this process is killed: how often these look, who end when the raylet has been gone five times.
-        "RAY_DASHBOARD_AGENT_CHECK_PARENT_INTERVAL_S": "1",
-        "RAY_RUNTIME_ENV_AGENT_CHECK_PARENT_INTERVAL_S": "1",
     }
     with _variables(own), _on_loopback():
         _read_variables()

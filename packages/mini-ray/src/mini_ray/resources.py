@@ -8,7 +8,7 @@ from typing import Any
 from mini import OptionError
 from mini.options import Options
 
-__all__ = ["feasible", "place", "ray_options"]
+__all__ = ["feasible", "needs_of", "place", "ray_options"]
 
 
 def ray_options(options: Options) -> dict[str, Any]:
@@ -29,21 +29,22 @@ def ray_options(options: Options) -> dict[str, Any]:
     return {**wanted, **({"runtime_env": runtime_env} if runtime_env else {}), **native}
 
 
+def needs_of(asked: Mapping[str, Any]) -> dict[str, float]:
+    """What an actor with these options takes from its node, by Ray's names."""
+    needs = {"CPU": asked.get("num_cpus"), "GPU": asked.get("num_gpus"), "memory": asked.get("memory")}
+    if kind := asked.get("accelerator_type"):
+        needs[f"accelerator_type:{kind}"] = 0.001
+    needs |= asked.get("resources") or {}
+    return {name: amount for name, amount in needs.items() if amount}
+
+
 def feasible(asked: Mapping[str, Any], nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The nodes on which a worker can be; those without cores or GPUs only if there are no others.
 
     Raises:
         OptionError: no node has what it needs: Ray would wait for it for ever.
     """
-    needs = {
-        "CPU": asked.get("num_cpus") or 0,
-        "GPU": asked.get("num_gpus") or 0,
-        "memory": asked.get("memory") or 0,
-    }
-    if kind := asked.get("accelerator_type"):
-        needs[f"accelerator_type:{kind}"] = 0.001
-    needs |= asked.get("resources") or {}
-    needs = {name: amount for name, amount in needs.items() if amount}
+    needs = needs_of(asked)
     alive = [node for node in nodes if node["Alive"]]
     fit = [node for node in alive if all(node["Resources"].get(name, 0) >= needs[name] for name in needs)]
     if fit:

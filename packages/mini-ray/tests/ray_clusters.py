@@ -1,0 +1,165 @@
+"""Real Ray clusters on this machine, whose nodes are processes that can be killed."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from mini.conformance.footprint import alive, descendants
+from mini.conformance.probes import until
+
+__all__ = ["RayCluster", "RayNode"]
+
+START_SECONDS = 60.0
+
+
+class RayNode:
+    """A `ray start --block`, and all that belongs to it."""
+
+    def __init__(self, python: Path, arguments: Sequence[str], env: Mapping[str, str], log: Path) -> None:
+        command = [str(python), "-m", "ray.scripts.scripts", "start", "--block", *arguments]
+        self._log = log
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(
+                command, env=env, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+            )
+        self.family: frozenset[int] = frozenset()
+
+    @property
+    def pids(self) -> frozenset[int]:
+        """Its processes, and those that calls have started in them."""
+        self.family |= descendants(self.process.pid) | {self.process.pid}
+        return self.family
+
+    def words(self) -> str:
+        return self._log.read_text(errors="replace")[-3000:]
+
+    def kill(self) -> None:
+        """As a power cut does: everything at once, and nothing is told to anybody."""
+        for pid in self.pids:
+            if alive(pid):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+        until(lambda: not any(map(alive, self.family)), START_SECONDS, "the end of the node")
+
+
+class RayCluster:
+    """A head and other nodes, all of them on this machine.
+
+    Args:
+        nodes: how many there are beside the head.
+        cpus: of each.
+        options: further arguments of `ray start` for each.
+        env: further variables of theirs.
+        python: in whose environment they run; default: this process's.
+
+    Attributes:
+        address: for drivers.
+        variables: what a driver has to have in its environment.
+    """
+
+    def __init__(
+        self,
+        nodes: int = 0,
+        *,
+        cpus: int = 2,
+        options: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        python: Path | None = None,
+    ) -> None:
+        self._count = nodes
+        self._python = python or Path(sys.executable)
+        self._options = [f"--num-cpus={cpus}", "--object-store-memory=200000000", *options]
+        # Sockets are in there, and their paths may not be long.
+        self.directory = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
+        token = self.directory / "token"
+        token.write_text(secrets.token_hex(32))
+        token.chmod(0o600)
+        self.variables = {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token),
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+        self._env = {**os.environ, **self.variables, **(env or {})}
+        self._env.pop("RAY_ADDRESS", None)
+        self.nodes: list[RayNode] = []
+        self.port = _free_port()
+        self.address = f"{_own_address()}:{self.port}"
+
+    def __enter__(self) -> Self:
+        try:
+            self.start_head()
+            for _ in range(self._count):
+                self.add_node()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def start_head(self) -> RayNode:
+        """Start the head, also again after it was killed."""
+        arguments = [
+            "--head",
+            f"--port={self.port}",
+            f"--temp-dir={self.directory}",
+            "--include-dashboard=false",
+        ]
+        return self._start(arguments)
+
+    def add_node(self, env: Mapping[str, str] | None = None) -> RayNode:
+        """Start a node more.
+
+        Args:
+            env: further variables of its own.
+        """
+        return self._start([f"--address={self.address}"], env)
+
+    def _start(self, arguments: Sequence[str], env: Mapping[str, str] | None = None) -> RayNode:
+        log = self.directory / f"node-{len(self.nodes)}.log"
+        node = RayNode(self._python, [*arguments, *self._options], {**self._env, **(env or {})}, log)
+        self.nodes.append(node)
+        until(
+            lambda: "Ray runtime started" in node.words() or node.process.poll() is not None,
+            START_SECONDS,
+            "the start of a node",
+        )
+        assert node.process.poll() is None, node.words()
+        return node
+
+    def close(self) -> None:
+        for node in self.nodes:
+            node.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def _own_address() -> str:
+    """What Ray makes of loopback: the address by which others would reach this machine; nothing is sent to find out."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect(("192.0.2.1", 1))
+        except OSError:
+            return "127.0.0.1"
+        address: str = sock.getsockname()[0]
+        return address
