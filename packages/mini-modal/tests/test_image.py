@@ -16,8 +16,6 @@ from mini_modal import make_image
 from mini_modal.building import PYTHON
 from mini_modal.cache import FOLDERS, MOUNT, cache_variables
 from mini_modal.image import ModalSettings
-from mini_modal.pins import Index, indexes_of
-from mini_modal.source import our_source, project_source
 from modal_emulator import Emulator
 from package_index import PackageIndex, make_wheel
 
@@ -339,28 +337,6 @@ def test_a_stale_lock_is_named_with_what_mends_it(tmp_path: Path) -> None:
         make_image(tmp_path)
 
 
-def test_indexes_have_their_credentials_apart_from_the_url(tmp_path: Path) -> None:
-    config = {
-        "tool": {
-            "uv": {
-                "index": [
-                    {"name": "my-own", "url": "https://u:p%40ss@packages.example/simple", "explicit": True},
-                    {"name": "other", "url": "https://other.example/simple", "default": True},
-                    {"name": "flat", "url": "https://flat.example", "format": "flat"},
-                    {"name": "here", "url": "./wheels"},
-                ]
-            }
-        }
-    }
-    own, other = indexes_of(tmp_path, config, {})
-    assert own == Index("my-own", "https://packages.example/simple", False, True, "u", "p@ss")
-    assert own.variables == {"UV_INDEX_MY_OWN_USERNAME": "u", "UV_INDEX_MY_OWN_PASSWORD": "p@ss"}
-    assert other == Index("other", "https://other.example/simple", True)
-    assert other.variables == {}
-    own, _ = indexes_of(tmp_path, config, {"UV_INDEX_MY_OWN_PASSWORD": "newer"})
-    assert (own.username, own.password) == ("u", "newer")
-
-
 def test_what_a_lock_pins_is_kept_once(
     tmp_path: Path, index: PackageIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -384,19 +360,6 @@ def test_what_a_lock_pins_is_kept_once(
     ours.touch()
     with pytest.raises(mini.RequirementsError, match="XDG_CACHE_HOME"):
         make_image(tmp_path / "kept")
-
-
-def test_metadata_of_what_is_shipped_says_its_version() -> None:
-    assert our_source().distributions == ("mini-core", "mini-modal")
-
-
-def test_a_package_of_two_projects_is_the_first_ones(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        project(tmp_path / name, name)
-        (tmp_path / name / "src/shared.py").touch()
-    found = {p.name: p.path for p in project_source([tmp_path / "one", tmp_path / "two"], []).packages}
-    assert found["shared"] == tmp_path / "one/src/shared.py"
-    assert found.keys() == {"one", "two", "shared"}
 
 
 def test_variables_of_the_cache_give_way_to_the_users() -> None:

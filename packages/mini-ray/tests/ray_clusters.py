@@ -27,8 +27,8 @@ START_SECONDS = 60.0
 class RayNode:
     """A `ray start --block`, and all that belongs to it."""
 
-    def __init__(self, arguments: Sequence[str], env: Mapping[str, str], log: Path) -> None:
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *arguments]
+    def __init__(self, python: Path, arguments: Sequence[str], env: Mapping[str, str], log: Path) -> None:
+        command = [str(python), "-m", "ray.scripts.scripts", "start", "--block", *arguments]
         self._log = log
         with log.open("wb") as file:
             self.process = subprocess.Popen(
@@ -63,6 +63,7 @@ class RayCluster:
         cpus: of each.
         options: further arguments of `ray start` for each.
         env: further variables of theirs.
+        python: in whose environment they run; default: this process's.
 
     Attributes:
         address: for drivers.
@@ -76,8 +77,10 @@ class RayCluster:
         cpus: int = 2,
         options: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
+        python: Path | None = None,
     ) -> None:
         self._count = nodes
+        self._python = python or Path(sys.executable)
         self._options = [f"--num-cpus={cpus}", "--object-store-memory=200000000", *options]
         # Sockets are in there, and their paths may not be long.
         self.directory = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
@@ -120,12 +123,17 @@ class RayCluster:
         ]
         return self._start(arguments)
 
-    def add_node(self) -> RayNode:
-        return self._start([f"--address={self.address}"])
+    def add_node(self, env: Mapping[str, str] | None = None) -> RayNode:
+        """Start a node more.
 
-    def _start(self, arguments: Sequence[str]) -> RayNode:
+        Args:
+            env: further variables of its own.
+        """
+        return self._start([f"--address={self.address}"], env)
+
+    def _start(self, arguments: Sequence[str], env: Mapping[str, str] | None = None) -> RayNode:
         log = self.directory / f"node-{len(self.nodes)}.log"
-        node = RayNode([*arguments, *self._options], self._env, log)
+        node = RayNode(self._python, [*arguments, *self._options], {**self._env, **(env or {})}, log)
         self.nodes.append(node)
         until(
             lambda: "Ray runtime started" in node.words() or node.process.poll() is not None,

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from mini import BackendUnavailable, MiniError, OptionError
+from mini.buildlog import ending, failed_requirement, plain
 
 if TYPE_CHECKING:
     import modal
@@ -17,21 +18,10 @@ __all__ = ["PYTHON", "build_log", "check_python", "explain_build", "explain_imag
 
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 """The caller's minor version."""
-TAIL_LINES = 30
-TAIL_CHARACTERS = 6000
+MOST_CHARACTERS = 6000
 LOG_SECONDS = 10
 
 _LINE = re.compile(r"^(?:=> Step \d+: )?((?:RUN|COPY|FROM|ENV|WORKDIR|ADD|SHELL|ARG) .*)$", re.MULTILINE)
-_ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-# How uv, pip and apt say which requirement it is.
-_REQUIREMENT = (
-    re.compile(r"Failed to (?:download|fetch|build|prepare|resolve|install|inspect)[^`\n]*`([^`\n]+)`"),
-    re.compile(r"Because (?:only )?([\w.-]+(?:\[[^\]]*\])?\S*) (?:was not found|has no)"),
-    re.compile(r"there is no version of ([\w.-]+(?:==[\w.+!-]+)?)"),
-    re.compile(r"No matching distribution found for (\S+)"),
-    re.compile(r"Unable to locate package (\S+)"),
-    re.compile(r"These Debian packages (?:cannot be had|are not on this machine)[^:\n]*: ([\w.+ -]+)"),
-)
 
 
 def explain_build(exc: modal.exception.ImageBuildError, log: str = "") -> BackendUnavailable:
@@ -41,34 +31,24 @@ def explain_build(exc: modal.exception.ImageBuildError, log: str = "") -> Backen
         exc: what Modal's client has raised. It becomes the cause.
         log: of the build, or its end; see `build_log`.
     """
-    said = _plain(str(exc))
-    log = _plain(log)
+    said = plain(str(exc))
+    log = plain(log)
     # Modal's own words may have all of it or nothing; the log is what happened.
     lines = _LINE.findall(log) or _LINE.findall(said)
     text = log if log.strip() else said
     parts = ["the image for the calls cannot be built"]
     if lines:
         parts.append(f"the line that failed: {lines[-1].strip()}")
-    requirement = next((found[1].strip() for each in _REQUIREMENT if (found := each.search(text))), None)
-    if requirement:
+    if requirement := failed_requirement(text):
         parts.append(f"the requirement: {requirement}")
     more = [line for line in said.splitlines()[1:] if line.strip() and line.strip() not in text]
-    parts += [f"Modal says: {' '.join(line.strip() for line in more)[:TAIL_CHARACTERS]}"] if more else []
-    ending = "\n".join(f"  {line}" for line in deque(text.strip().splitlines(), TAIL_LINES))[
-        -TAIL_CHARACTERS:
-    ]
-    parts.append(f"how it ended:\n{ending}")
+    parts += [f"Modal says: {' '.join(line.strip() for line in more)[:MOST_CHARACTERS]}"] if more else []
+    parts.append(f"how it ended:\n{ending(text)}")
     if not log.strip():
         parts.append(f"all of it: modal image logs {exc.image_id}")
     error = BackendUnavailable("\n".join(parts))
     error.__cause__ = exc
     return error
-
-
-def _plain(text: str) -> str:
-    """Without colours, and without what a progress bar has written over."""
-    lines = (line.rstrip("\r").rpartition("\r")[2].rstrip() for line in _ESCAPE.sub("", text).split("\n"))
-    return "\n".join(lines)
 
 
 async def build_log(client: modal.Client, image_id: str) -> str:

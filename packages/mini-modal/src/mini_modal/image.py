@@ -6,38 +6,40 @@ editing it rebuilds nothing, and changing the lock rebuilds once.
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
-import os
 import re
-import tomllib
 import weakref
-from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mini import OptionError, RequirementsError, find_project_root, uv_freeze
-from mini.requirements import find_workspace_root, worker_groups
+from mini import find_project_root, uv_freeze
+from mini.requirements import find_workspace_root
+from mini.shipment import (
+    backend_settings,
+    installed_source,
+    locked_source,
+    our_source,
+    pack_project,
+    project_source,
+)
 
 from .building import PYTHON, check_python
-from .pins import indexes_of, install
-from .source import OURS, Source, installed_source, our_source, project_source
+from .pins import install
+from .source import add_source
 
 if TYPE_CHECKING:
     import modal
-    from mini.requirements import Requirements
 
 __all__ = ["ModalSettings", "complete_image", "make_image"]
 
 log = logging.getLogger("mini")
 
+OURS = {"mini_modal": "mini-modal"}
 PLAIN = ("cloudpickle", "tblib")
 """Modules that mini needs to run a call. They are plain Python and can be shipped as source."""
 NOT_INSTALLED = frozenset({"modal"})
 """Containers have the client from Modal itself."""
-SETTINGS = frozenset({"apt", "base", "groups", "region"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +61,7 @@ class ModalSettings:
     @classmethod
     def read(cls, root: Path | None) -> ModalSettings:
         """OptionError names a setting that nobody knows, or whose value is of the wrong kind."""
-        table = _pyproject(root).get("tool", {}).get("mini", {}).get("modal", {})
-        unknown = set(table) - SETTINGS
-        if unknown:
-            raise OptionError(
-                f"[tool.mini.modal] has no setting {min(unknown)!r}; there are {', '.join(sorted(SETTINGS))}"
-            )
-        for name in ("apt", "groups"):
-            value = table.get(name, [])
-            if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-                raise OptionError(f"[tool.mini.modal] {name} takes a list of names")
-        for name in ("base", "region"):
-            if not isinstance(table.get(name, ""), str):
-                raise OptionError(f"[tool.mini.modal] {name} takes a string")
+        table = backend_settings(root, "modal", lists=("apt", "groups"), strings=("base", "region"))
         groups = table.get("groups")
         return cls(
             tuple(table.get("apt", ())),
@@ -98,27 +88,14 @@ def make_image(root: Path | None = None, *, base: modal.Image | None = None) -> 
         OptionError: `[tool.mini.modal]` in pyproject.toml is wrong.
     """
     root = root or find_project_root()
-    config = _pyproject(root)
     settings = ModalSettings.read(root)
     image = base if base is not None else _start(settings.base)
     if settings.apt:
         image = image.apt_install(*settings.apt)
     if root is None:
         log.info("there is no project here: containers get what mini itself needs, and nothing else")
-        image = image.uv_pip_install(*_own_requirements(()))
-        return _made(our_source().add_to(image))
-    groups = settings.groups
-    if groups is None:
-        groups = tuple(sorted(worker_groups(root)))
-    frozen = uv_freeze(root, groups=groups)
-    ours = {_normal(name) for name in OURS.values()}
-    archives = tuple(
-        local for local in frozen.local if local.path.is_dir() or _normal(local.name) not in ours
-    )
-    if own := _own_requirements(frozen.requirements):
-        image = image.uv_pip_install(*own)
-    image = install(image, replace(frozen, local=archives), indexes_of(root, config, os.environ))
-    return _made((our_source() + _project_source(root, frozen)).add_to(image))
+    shipment = pack_project(root, OURS, groups=settings.groups, there=NOT_INSTALLED)
+    return _made(add_source(install(image, shipment), shipment.source))
 
 
 def complete_image(image: modal.Image, root: Path | None = None) -> modal.Image:
@@ -129,12 +106,12 @@ def complete_image(image: modal.Image, root: Path | None = None) -> modal.Image:
     if image in _MADE:
         return image
     root = root or find_project_root()
-    source = our_source() + installed_source(*PLAIN)
+    source = our_source(OURS) + installed_source(*PLAIN)
     if root is not None and (find_workspace_root(root) / "uv.lock").is_file():
-        source += _project_source(root, uv_freeze(root))
+        source += locked_source(root, uv_freeze(root))
     elif root is not None:
         source += project_source([root], [])
-    return source.add_to(image)
+    return add_source(image, source)
 
 
 _MADE: weakref.WeakSet[modal.Image] = weakref.WeakSet()
@@ -165,42 +142,3 @@ _REPOSITORY = re.compile(r"^(?:(?:index\.)?docker\.io/)?(?:library/)?python(?=[:
 def _version_of_tag(base: str) -> str | None:
     found = re.search(r":(\d+\.\d+)", base)
     return found[1] if found else None
-
-
-def _project_source(root: Path, frozen: Requirements) -> Source:
-    folders = [local.path for local in frozen.local if local.path.is_dir()]
-    return project_source([root, *folders], [local.name for local in frozen.local if local.path.is_dir()])
-
-
-def _own_requirements(pinned: Iterable[str]) -> list[str]:
-    """What our packages need, in the versions that are here; what the lock pins anyway is its business."""
-    there = {_name(line) for line in pinned}
-    ours = {_normal(name) for name in OURS.values()}
-    found: dict[str, str] = {}
-    todo = sorted(ours)
-    while todo:
-        for line in importlib.metadata.requires(todo.pop()) or ():
-            name = _name(line)
-            if "extra ==" in line or name in found or name in NOT_INSTALLED or name in ours:
-                continue
-            with suppress(importlib.metadata.PackageNotFoundError):  # a marker: it is not for this platform
-                found[name] = importlib.metadata.version(name)
-    return sorted(f"{name}=={version}" for name, version in found.items() if name not in there)
-
-
-def _name(requirement: str) -> str:
-    return _normal(re.split(r"[^\w.-]", requirement)[0])
-
-
-def _normal(distribution: str) -> str:
-    return re.sub(r"[-_.]+", "-", distribution).lower()
-
-
-def _pyproject(root: Path | None) -> dict[str, Any]:
-    path = None if root is None else root / "pyproject.toml"
-    if path is None or not path.is_file():
-        return {}
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        raise RequirementsError(f"{path} is not valid TOML: {exc}") from exc

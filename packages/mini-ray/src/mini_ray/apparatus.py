@@ -84,5 +84,6 @@ class RayApparatus(Apparatus):
         check_fork()
         env = dict(options.env or {})
         path = [entry or str(Path.cwd()) for entry in sys.path]
-        definition = Definition(self._address, ray_options(options), (env, path, self.worker_data_dir, ""))
+        args = (env, path, self.worker_data_dir, "")
+        definition = Definition(self._address, ray_options(options), args, find_project_root())
         return RayCarrier(options.max_workers, definition)

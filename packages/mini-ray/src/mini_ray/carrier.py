@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
+import shlex
 import threading
 import time
 import weakref
@@ -13,6 +14,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 from mini import AuthError, BackendUnavailable, MiniError, OptionError
@@ -21,8 +23,10 @@ from mini.carrier import Broken, Group, Lost, Returned, Task
 from mini.local.wait import usable_cores
 
 from .cluster import Cluster, join
-from .resources import check_feasible, needs_of, place
-from .worker import Worker, beside, frames_of
+from .environment import Environments, by_value
+from .node import Seat
+from .resources import feasible, needs_of, place
+from .worker import beside, frames_of
 
 __all__ = ["Definition", "RayCarrier"]
 
@@ -47,11 +51,13 @@ class Definition:
         address: of the cluster; see `cluster.join`.
         options: of the actor.
         args: of `Worker`.
+        root: the project's directory, or None.
     """
 
     address: str | None
     options: Mapping[str, Any]
     args: tuple[Any, ...]
+    root: Path | None
 
 
 class _Worker:
@@ -274,19 +280,31 @@ class RayCarrier(RequestCarrier):
         assert session is not None
         if session.cluster is None or session.cluster.lost:
             session.cluster = join(self._definition.address)
+            session.environments = Environments(self._definition.root, session.over)
             if not self._is_given:
                 with self.lock:
                     self.width = max(1, int(ray.cluster_resources().get("CPU", 1)))
                 self.wake()  # there may be room for more
+        assert session.environments is not None
         options = dict(self._definition.options)
-        nodes = ray.nodes()
-        check_feasible(options, nodes)
-        if not options["num_cpus"] and "scheduling_strategy" not in options:
+        nodes = feasible(options, ray.nodes())
+        places = session.environments.places(options, nodes, ours=session.cluster.ours)
+        nodes = [each for each in nodes if each["NodeID"] in places]
+        alike = len(set(places.values())) <= 1
+        if "scheduling_strategy" not in options and not (alike and options["num_cpus"]):
             taken = Counter(w.node for w in self._workers if w.node is not None)
             worker.node = place(nodes, taken)
             if worker.node is not None:
-                options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(worker.node, soft=True)
-        worker.actor = _actor_class().options(**options).remote(*self._definition.args)
+                options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(worker.node, soft=alike)
+        where = places[worker.node] if worker.node is not None else next(iter(places.values()))
+        if where.python is not None:
+            options["runtime_env"] = {
+                **options.get("runtime_env", {}),
+                "py_executable": shlex.quote(where.python),
+            }
+        env, path, *rest = self._definition.args
+        path = path if where.path is None else where.path
+        worker.actor = _actor_class().options(**options).remote(where.source, env, list(path), *rest)
         worker.actor.ready.remote().future().add_done_callback(partial(self._is_ready, worker))
         self._listen(worker)
 
@@ -410,12 +428,12 @@ def _not_started(error: BaseException) -> MiniError:
 
 @cache
 def _actor_class() -> Any:
-    """`Worker`, with what Ray is to know of its methods."""
+    """`Seat`, with what Ray is to know of its methods."""
     import ray
 
     for name, group in {"listen": "news", "order": "orders"}.items():
-        ray.method(concurrency_group=group)(getattr(Worker, name))
-    return ray.remote(max_concurrency=2, concurrency_groups={"orders": 1, "news": 1})(Worker)
+        ray.method(concurrency_group=group)(getattr(Seat, name))
+    return ray.remote(max_concurrency=2, concurrency_groups={"orders": 1, "news": 1})(by_value(Seat))
 
 
 class _Session:
@@ -427,6 +445,9 @@ class _Session:
 
     def __init__(self, now_and_then: Callable[[], None], seconds: float) -> None:
         self.cluster: Cluster | None = None
+        self.environments: Environments | None = None
+        """Of the cluster."""
+        self.over = threading.Event()
         self._now_and_then = now_and_then
         self._seconds = seconds
         self._todo: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
@@ -437,6 +458,7 @@ class _Session:
         self._todo.put(what)
 
     def close(self) -> None:
+        self.over.set()
         self._todo.put(None)
         if self._thread is not threading.current_thread():
             self._thread.join(CLOSE_SECONDS)

@@ -8,7 +8,7 @@ from typing import Any
 from mini import OptionError
 from mini.options import Options
 
-__all__ = ["check_feasible", "needs_of", "place", "ray_options"]
+__all__ = ["feasible", "needs_of", "place", "ray_options"]
 
 
 def ray_options(options: Options) -> dict[str, Any]:
@@ -38,13 +38,18 @@ def needs_of(asked: Mapping[str, Any]) -> dict[str, float]:
     return {name: amount for name, amount in needs.items() if amount}
 
 
-def check_feasible(asked: Mapping[str, Any], nodes: list[dict[str, Any]]) -> None:
-    """Raise OptionError if no node has what one worker needs: Ray would wait for it for ever."""
+def feasible(asked: Mapping[str, Any], nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The nodes on which a worker can be; those without cores or GPUs only if there are no others.
+
+    Raises:
+        OptionError: no node has what it needs: Ray would wait for it for ever.
+    """
     needs = needs_of(asked)
-    alive = [node["Resources"] for node in nodes if node["Alive"]]
-    if any(all(has.get(name, 0) >= amount for name, amount in needs.items()) for has in alive):
-        return
-    most = {name: max((has.get(name, 0) for has in alive), default=0) for name in needs}
+    alive = [node for node in nodes if node["Alive"]]
+    fit = [node for node in alive if all(node["Resources"].get(name, 0) >= needs[name] for name in needs)]
+    if fit:
+        return [node for node in fit if node["Resources"].keys() & {"CPU", "GPU"}] or fit
+    most = {name: max((node["Resources"].get(name, 0) for node in alive), default=0) for name in needs}
     wants = ", ".join(f"{_amount(name, amount)}" for name, amount in needs.items())
     there = ", ".join(f"{_amount(name, amount)}" for name, amount in most.items())
     raise OptionError(

@@ -1,0 +1,252 @@
+"""What runs on a node that may have nothing of mini: it is sent by value, and needs Ray and Python only.
+
+Environments and source code are kept in the cache of the user that Ray runs as, each called by its content, and made by
+one process at a time. Nothing of ours may be imported here before it is in place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.util
+import io
+import json
+import marshal
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+__all__ = ["READY", "SOURCE", "Seat", "cache", "environment", "look", "prepare", "source"]
+
+SOURCE = "MINI_RAY_SOURCE"
+"""Set where calls run in an environment that was made for them: the folder in `sources/`."""
+READY = "mini.json"
+"""The file that makes a folder an environment: it is written last."""
+ORDER = "mini.order"
+KEEP_SECONDS = 30 * 24 * 3600
+"""For how long something is kept that nobody uses."""
+BUILD_SECONDS = 3600
+# Linux ends a child with its parent only if the child asks for it.
+LEASH = (
+    "import ctypes, os, sys; sys.platform != 'linux' or ctypes.CDLL(None).prctl(1, 9); "
+    "os.execvp(sys.argv[1], sys.argv[1:])"
+)
+
+
+class Seat:
+    """What Ray makes an actor of: a `Worker`, with the import path in place before anything of mini is imported."""
+
+    def __init__(self, source: str, env: dict[str, str], path: list[str], directory: str, seen: str) -> None:
+        if path:
+            sys.path[:] = path
+        if source:
+            os.environ[SOURCE] = source
+            os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        from mini_ray.worker import Worker
+
+        self.worker = Worker(env, path, directory, seen)
+
+    def ready(self) -> str:
+        return self.worker.ready()
+
+    def run(self, pieces: list[Any], constant: list[Any]) -> list[Any]:
+        return self.worker.run(pieces, constant)
+
+    def listen(self) -> Any:
+        return self.worker.listen()
+
+    def order(self, what: str, *args: Any) -> None:
+        self.worker.order(what, *args)
+
+    def end(self) -> None:
+        self.worker.end()
+
+
+def look() -> dict[str, Any]:
+    """What tells this process's machine and environment from others."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        boot = f"{uuid.getnode():x}"
+    at = Path(sys.prefix).stat()
+    return {
+        "host": socket.gethostname(),
+        "machine": f"{boot} {socket.gethostname()}",
+        "prefix": [sys.prefix, at.st_dev, at.st_ino],
+        "python": f"{sys.version_info[0]}.{sys.version_info[1]}",
+    }
+
+
+def prepare(digest: str, order: list[Any], source_digest: str, archive: list[Any]) -> dict[str, Any]:
+    """Have an environment and source code here; makes what is not here yet.
+
+    Args:
+        digest: of the order.
+        order: a reference to what `environment` takes; it is fetched if it is needed.
+        source_digest: of the archive.
+        archive: a reference to it.
+
+    Returns:
+        `python`, the `path` to import from, the `source` folder, and `seconds` if the environment was built. If that
+        failed: `fault`, and the `log`.
+    """
+    import ray
+
+    try:
+        folder, seconds = environment(cache(), digest, lambda: ray.get(order[0]))
+        made = source(cache(), source_digest, lambda: ray.get(archive[0]))
+        path = json.loads((folder / READY).read_text())["path"]
+    except subprocess.CalledProcessError as exc:
+        return {"fault": f"`{' '.join(exc.cmd)}` failed", "log": exc.output}
+    except subprocess.TimeoutExpired as exc:
+        return {"fault": f"`{' '.join(exc.cmd)}` took longer than an hour", "log": ""}
+    except OSError as exc:
+        return {"fault": str(exc), "log": ""}
+    python = str(folder / "bin" / "python")
+    return {"python": python, "path": [str(made / "tree"), *path], "source": str(made), "seconds": seconds}
+
+
+def cache() -> Path:
+    """Where environments and source code are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mini", "ray")
+
+
+def environment(root: Path, digest: str, order: Callable[[], dict[str, Any]]) -> tuple[Path, float]:
+    """The environment for an order and this Python, and the seconds that building it took; 0 if it was there.
+
+    Raises:
+        CalledProcessError: it cannot be built; has the end of the output.
+        OSError: the cache cannot be used.
+    """
+    facts = [digest, sys.version, sysconfig.get_platform(), sys.base_prefix]
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+    environments = root / "environments"
+    folder = environments / key
+    seconds = 0.0
+    with _locked(environments / f"{key}.lock"):
+        if not (folder / READY).is_file():
+            begun = time.monotonic()
+            shutil.rmtree(folder, ignore_errors=True)  # of a builder that died
+            try:
+                _build(folder, digest, order())
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+            _prune(environments, READY)
+            seconds = time.monotonic() - begun
+        os.utime(folder / READY)
+    return folder, seconds
+
+
+def source(root: Path, digest: str, archive: Callable[[], bytes]) -> Path:
+    """The folder with an archive of source code: itself, and unpacked in `tree`.
+
+    Raises:
+        OSError: the cache cannot be used.
+    """
+    sources = root / "sources"
+    folder = sources / digest[:32]
+    with _locked(root / "sources.lock"):
+        if not folder.is_dir():
+            for left in sources.glob(".new-*"):  # of one who died
+                shutil.rmtree(left, ignore_errors=True)
+            sources.mkdir(exist_ok=True)
+            made = Path(tempfile.mkdtemp(prefix=".new-", dir=sources))
+            data = archive()
+            (made / "archive.tar").write_bytes(data)
+            with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+                safely: Any = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+                tar.extractall(made / "tree", **safely)
+            made.chmod(0o755)
+            made.rename(folder)
+            _prune(sources, "archive.tar")
+        os.utime(folder / "archive.tar")
+    return folder
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Have it to ourselves; the system lets go of it for a process that dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _prune(folder: Path, used: str) -> None:
+    """Remove what nobody has used for long, which is what the date of a file in it says."""
+    for each in folder.iterdir():
+        with contextlib.suppress(OSError):
+            if (each / used).stat().st_mtime < time.time() - KEEP_SECONDS:
+                (each / used).unlink()  # first: without it nobody takes the rest for whole
+                shutil.rmtree(each)
+
+
+def _build(folder: Path, digest: str, order: dict[str, Any]) -> None:
+    """Make an environment at its place: what is installed knows where it is, so that it cannot be moved there."""
+    env = {**os.environ, **order.pop("variables")}
+    python = folder / "bin" / "python"
+    with tempfile.TemporaryDirectory(prefix="mini-ray-") as name:
+        given = Path(name)
+        (given / "pylock.toml").write_text(order["pylock"])
+        (given / "requirements.txt").write_text("\n".join(order["requirements"]))
+        archives = [given / name for name, _ in order["archives"]]
+        for archive, (_, data) in zip(archives, order["archives"], strict=True):
+            archive.write_bytes(data)
+        if uv := _find_uv():
+            commands = [[*uv, "venv", "--python", sys.executable, folder]]
+            install = [*uv, "pip", "install", "--python", python]
+            pinned = [*install, *order["options"], "--requirements", given / "pylock.toml"]
+        else:
+            commands = [[sys.executable, "-m", "venv", folder]]
+            install = [python, "-m", "pip", "install"]
+            pinned = [*install, "--no-deps", "--requirement", given / "requirements.txt"]
+            for variable, url in order["indexes"]:
+                more = variable == "PIP_EXTRA_INDEX_URL" and variable in env
+                env[variable] = f"{env[variable]} {url}" if more else url
+        commands += [[*install, *order["own"]]] if order["own"] else []
+        commands += [pinned] if order["requirements"] else []
+        commands += [[*install, "--no-deps", *archives]] if archives else []
+        for command in commands:
+            _run([str(part) for part in command], given, env)
+    told = _run([str(python), "-I", "-c", "import json, sys; print(json.dumps(sys.path))"], folder, env)
+    del order["indexes"]  # they may have passwords
+    (folder / ORDER).write_bytes(marshal.dumps(order))
+    new = folder / f"{READY}.new"
+    new.write_text(json.dumps({"path": json.loads(told), "digest": digest}))
+    new.rename(folder / READY)
+
+
+def _find_uv() -> list[str]:
+    if found := shutil.which("uv"):
+        return [found]
+    return [sys.executable, "-m", "uv"] if importlib.util.find_spec("uv") else []
+
+
+def _run(command: list[str], cwd: Path, env: dict[str, str]) -> str:
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", LEASH, *command],
+        cwd=cwd,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        timeout=BUILD_SECONDS,
+        check=False,
+    )
+    if done.returncode:
+        raise subprocess.CalledProcessError(done.returncode, command, done.stdout[-100_000:])
+    return done.stdout
