@@ -70,7 +70,7 @@ def test_a_node_that_is_killed_costs_what_ran_there(
     victim.kill()
     gate.open()
     lost = [outcome for outcome in outcomes.result(PATIENCE) if isinstance(outcome, BaseException)]
-    assert [type(error) for error in lost] == [mini.WorkerLost] * 2
+    assert [type(error) for error in lost] == [mini.WorkerLost] * 2, lost
     assert sorted(x for x in outcomes.result() if isinstance(x, int)) == sorted(
         set(range(12)) - {error.__mini_failure__.index for error in lost}  # type: ignore[attr-defined]
     )

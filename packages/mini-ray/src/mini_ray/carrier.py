@@ -39,6 +39,7 @@ LOOK_SECONDS = 0.2
 CHECK_SECONDS = 5.0
 SAY_AFTER = 10.0
 START_FAILURES = 3
+SUSPECT_SECONDS = 30.0
 NEVER_RAN = "The actor never ran"
 """What Ray says of an actor none of whose methods can have been called."""
 
@@ -103,6 +104,8 @@ class RayCarrier(RequestCarrier):
         self._needs = needs_of(definition.options)
         self._said = False
         self._failed_starts = 0
+        self._suspect: dict[str, float] = {}
+        """When a node has lost a worker, by its id."""
         self._checked = time.monotonic()
         _carriers.add(self)
 
@@ -110,7 +113,7 @@ class RayCarrier(RequestCarrier):
 
     def keep(self, task: Task) -> None:
         session = self._session
-        if task.single or task.program.nbytes < CONSTANT_BYTES or session is None or session.cluster is None:
+        if task.single or task.program.nbytes < CONSTANT_BYTES or session is None or not session.connected:
             super().keep(task)
             return
         import ray
@@ -278,7 +281,7 @@ class RayCarrier(RequestCarrier):
 
         session = self._session
         assert session is not None
-        if session.cluster is None or session.cluster.lost:
+        if session.cluster is None or not session.connected:
             session.cluster = join(self._definition.address)
             session.environments = Environments(self._definition.root, session.over)
             if not self._is_given:
@@ -289,7 +292,7 @@ class RayCarrier(RequestCarrier):
         options = dict(self._definition.options)
         nodes = feasible(options, ray.nodes())
         places = session.environments.places(options, nodes, ours=session.cluster.ours)
-        nodes = [each for each in nodes if each["NodeID"] in places]
+        nodes = self._trusted([each for each in nodes if each["NodeID"] in places])
         alike = len(set(places.values())) <= 1
         if "scheduling_strategy" not in options and not (alike and options["num_cpus"]):
             taken = Counter(w.node for w in self._workers if w.node is not None)
@@ -308,6 +311,11 @@ class RayCarrier(RequestCarrier):
         worker.actor.ready.remote().future().add_done_callback(partial(self._is_ready, worker))
         self._listen(worker)
 
+    def _trusted(self, nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Nodes that have not just lost a worker, if there are some: of a dead one Ray takes a while to know."""
+        recent = time.monotonic() - SUSPECT_SECONDS
+        return [node for node in nodes if self._suspect.get(node["NodeID"], 0.0) < recent] or nodes
+
     def _listen(self, worker: _Worker) -> None:
         if not worker.gone:
             news = worker.actor.listen.remote()
@@ -317,7 +325,7 @@ class RayCarrier(RequestCarrier):
         """Let go of the cluster if it is no more. Then nothing will be heard of its workers."""
         self._checked = time.monotonic()
         cluster = session.cluster
-        if cluster is None or cluster.lost or cluster.is_there():
+        if cluster is None or not session.connected or cluster.is_there():
             return
         for carrier in list(_carriers):
             for worker in list(carrier._workers):
@@ -335,7 +343,7 @@ class RayCarrier(RequestCarrier):
 
         self._check_cluster(session)
         for worker in workers:
-            if worker.actor is not None and session.cluster and not session.cluster.lost:
+            if worker.actor is not None and session.connected:
                 with contextlib.suppress(Exception):
                     ray.kill(worker.actor)
             worker.actor = None
@@ -378,6 +386,8 @@ class RayCarrier(RequestCarrier):
         if worker.gone:  # also because of `close`, which has the lock and waits for Ray, which waits for this
             return
         groups = self._dismiss(worker)
+        if worker.node is not None and not isinstance(error, MiniError):
+            self._suspect[worker.node] = time.monotonic()
         if NEVER_RAN in str(error) and self._failed_starts < START_FAILURES:
             # Ray had put it on a node that was dead already, and did not know. No call has begun.
             self._failed_starts += 1
@@ -453,6 +463,10 @@ class _Session:
         self._todo: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="mini-ray", daemon=True)
         self._thread.start()
+
+    @property
+    def connected(self) -> bool:
+        return self.cluster is not None and not self.cluster.lost
 
     def do(self, what: Callable[[], Any]) -> None:
         self._todo.put(what)
