@@ -7,12 +7,14 @@ import contextlib
 import marshal
 import mmap
 import os
+import tempfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import modal
 from mini.answering import Answer, News, Responder
+from mini.context import DATA_DIR_GATE
 from mini.local.pool import ProcessPool
 from mini.wire import Frames, split_frames
 from modal.experimental import set_local_input_concurrency
@@ -21,7 +23,7 @@ from .messages import INSIDE, LARGEST_ITEM, Parcel, Setup
 
 __all__ = ["Host"]
 
-ORDERS_AFTER = 0.05
+ORDERS_AFTER = 0.2
 """Seconds that a group must have run before orders for it are listened to; streams are ordered about at once."""
 MOST_ITEMS = 100
 """Items that a queue takes at once."""
@@ -43,9 +45,16 @@ class Host:
         self._claims = modal.Dict.from_id(setup.claims)
         self._volume = modal.Volume.from_id(setup.volume)
         self._mount = Path(setup.mount)
+        self._gate = Path(tempfile.mkdtemp(prefix="mini-")) / "gate"
+        self._uses_volume = False
+        """Whether a call here has asked for its data directory. From then on it may use that without asking."""
         self._programs: OrderedDict[str, None] = OrderedDict()
-        self._responder = Responder(ProcessPool(1, {}), self._tell)
+        self._responder = Responder(ProcessPool(1, {DATA_DIR_GATE: str(self._gate)}), self._tell)
         self._relay = self._responder.relay
+
+    async def begin(self) -> None:
+        """Open the gate to the volume; before the first call."""
+        self._gate_keeper = await asyncio.start_unix_server(self._pass_gate, self._gate)
 
     async def call(self, data: bytes) -> bytes:
         """Run a group; returns what comes of it. Raises nothing that a call raises."""
@@ -54,14 +63,16 @@ class Host:
         packed, head, _, keep = marshal.loads(parcel.message[0])
         group, flow = packed[0], packed[1]
         # Modal runs the input of a container that died again, in another one: whoever comes second leaves it alone.
-        claimed, _ = await asyncio.gather(
-            self._claims.put.aio(group, True, skip_if_exists=True), self._reload()
-        )
+        claim = self._claims.put.aio(group, True, skip_if_exists=True)
+        if self._uses_volume:
+            claimed, _ = await asyncio.gather(claim, self._reload())
+        else:
+            claimed = await claim
         if not claimed:
             return Answer(0, [], "its container died").pack()
         message = parcel.message
         if parcel.constant:
-            message = [message[0], *await asyncio.to_thread(self._constant, parcel), *message[1:]]
+            message = [message[0], *await self._constant(parcel), *message[1:]]
         if keep:
             self._remember(flow)
         stream = head is not None and head[1] == "stream"
@@ -71,11 +82,18 @@ class Host:
         finally:
             obedience.cancel()
             await asyncio.gather(obedience, return_exceptions=True)
-        await self._volume.commit.aio()  # type: ignore[no-untyped-call]
+        if self._uses_volume:
+            await self._volume.commit.aio()  # type: ignore[no-untyped-call]
         return answer.pack()
 
     def close(self) -> None:
         self._responder.close()
+
+    async def _pass_gate(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """A call asks for its data directory."""
+        await self._reload()
+        self._uses_volume = True
+        writer.close()
 
     async def _reload(self) -> None:
         # Of another group that runs here files may be open; it was reloaded when that one began.
@@ -88,8 +106,14 @@ class Host:
         while len(self._programs) > MOST_PROGRAMS:
             self._relay.forget(self._programs.popitem(last=False)[0])
 
-    def _constant(self, parcel: Parcel) -> Frames:
-        with (self._mount / parcel.constant).open("rb") as file:
+    async def _constant(self, parcel: Parcel) -> Frames:
+        path = self._mount / parcel.constant
+        if not path.exists():
+            await self._reload()
+        return await asyncio.to_thread(self._map, path)
+
+    def _map(self, path: Path) -> Frames:
+        with path.open("rb") as file:
             memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         return split_frames(memoryview(memory), writable=False)
 
