@@ -48,6 +48,7 @@ class Host:
         self._gate = Path(tempfile.mkdtemp(prefix="mini-")) / "gate"
         self._uses_volume = False
         """Whether a call here has asked for its data directory. From then on it may use that without asking."""
+        self._listening: dict[int, asyncio.Task[None]] = {}
         self._programs: OrderedDict[str, None] = OrderedDict()
         self._responder = Responder(ProcessPool(1, {DATA_DIR_GATE: str(self._gate)}), self._tell)
         self._relay = self._responder.relay
@@ -76,12 +77,13 @@ class Host:
         if keep:
             self._remember(flow)
         stream = head is not None and head[1] == "stream"
-        obedience = asyncio.create_task(self._obey(group, flow, 0.0 if stream else ORDERS_AFTER))
+        obedience = self._loop.call_later(0.0 if stream else ORDERS_AFTER, self._listen, group, flow)
         try:
             answer = await asyncio.to_thread(self._responder.respond, message)
         finally:
             obedience.cancel()
-            await asyncio.gather(obedience, return_exceptions=True)
+            if (listening := self._listening.pop(group, None)) is not None:
+                listening.cancel()
         if self._uses_volume:
             await self._volume.commit.aio()  # type: ignore[no-untyped-call]
         return answer.pack()
@@ -117,18 +119,22 @@ class Host:
             memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         return split_frames(memoryview(memory), writable=False)
 
-    async def _obey(self, group: int, flow: str, after: float) -> None:
-        """Carry out orders about a group that runs for a while."""
-        await asyncio.sleep(after)
-        while True:
-            order: Any = await self._orders.get.aio(partition=f"g{group}")
-            match order:
-                case ("give back",):
-                    self._relay.give_back(group)
-                case ("credit", int(count)):
-                    self._relay.credit(flow, count)
-                case ("doom", float(grace)):
-                    self._relay.doom(flow, grace)
+    def _listen(self, group: int, flow: str) -> None:
+        """A group runs for a while: there may be orders about it."""
+        self._listening[group] = self._loop.create_task(self._obey(group, flow))
+
+    async def _obey(self, group: int, flow: str) -> None:
+        # What goes wrong here goes wrong for the group as well, and is told about there.
+        with contextlib.suppress(Exception):
+            while True:
+                order: Any = await self._orders.get.aio(partition=f"g{group}")
+                match order:
+                    case ("give back",):
+                        self._relay.give_back(group)
+                    case ("credit", int(count)):
+                        self._relay.credit(flow, count)
+                    case ("doom", float(grace)):
+                        self._relay.doom(flow, grace)
 
     def _tell(self, news: list[News]) -> None:
         """Put news into the queue; in the responder's thread."""
