@@ -38,7 +38,7 @@ class Effort(BaseEffort):
     slow: float
 
 
-FULL = Effort(rounds=7, seconds=2.0, tiny=10_000, slow=6.0)
+FULL = Effort(rounds=5, seconds=2.0, tiny=10_000, slow=4.0)
 QUICK = Effort(rounds=2, seconds=0.5, tiny=1000, slow=1.0)
 
 

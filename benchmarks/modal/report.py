@@ -17,7 +17,7 @@ METHOD = [
 READINGS = [
     "- **Tiny**: a map of 10 000 calls of a function that returns its input, at mini's default settings, hence with 8",
     "  containers.",
-    "- **100 ms**: calls that sleep, so that two cores are enough for 8 containers; 60 for each container.",
+    "- **100 ms**: calls that sleep, so that two cores are enough for 8 containers; 40 for each container.",
     "- **Warm**: one container that waits. `run` brings the function along each time, runs it in a process of its own",
     "  beside Modal's, claims the call so that it never runs twice, and has the volume as it is before and after.",
     "- **Constant**: bytes, other ones each time. Modal's own function has them as an argument of each call; mini as a",

@@ -62,6 +62,7 @@ class Session:
         answered: called with (group, answer) when a group is over, and with (group, error) when it is lost with its
             container or cannot be had at all.
         told: called with news in between.
+        untouched: called with a group that was taken back before a container had it.
         All of them in the session's thread.
     """
 
@@ -70,10 +71,12 @@ class Session:
         definition: Definition,
         answered: Callable[[int, Answer | BaseException], None],
         told: Callable[[list[News]], None],
+        untouched: Callable[[int], None],
     ) -> None:
         self._definition = definition
         self._answered = answered
         self._told = told
+        self._untouched = untouched
         self._loop = asyncio.new_event_loop()
         self._started: asyncio.Task[Any] | None = None
         self._stack = contextlib.AsyncExitStack()
@@ -93,6 +96,10 @@ class Session:
     def order(self, group: int, order: Order) -> None:
         """Send an order to the container that runs a group."""
         self._spawn(self._order(group, order))
+
+    def take_back(self, group: int) -> None:
+        """Have those calls of a group given back that have not started."""
+        self._spawn(self._take_back(group))
 
     def constant_name(self, frames: list[Any]) -> str:
         """The name in the volume of what a program's frames are."""
@@ -193,6 +200,15 @@ class Session:
         with contextlib.suppress(Exception):
             await self._ready()
             await self._orders.put.aio(order, partition=f"g{group}")
+
+    async def _take_back(self, group: int) -> None:
+        with contextlib.suppress(Exception):  # likewise
+            await self._ready()
+            # Whoever claims it has it: a container that comes later leaves it alone.
+            if await self._claims.put.aio(group, True, skip_if_exists=True):
+                self._untouched(group)
+            else:
+                await self._order(group, ("give back",))
 
     async def _upload(self, name: str, frames: Callable[[], list[Any]]) -> None:
         """Put what all calls of a map share into the volume, once."""

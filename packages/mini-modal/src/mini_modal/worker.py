@@ -23,8 +23,9 @@ from .messages import INSIDE, LARGEST_ITEM, Parcel, Setup
 
 __all__ = ["Host"]
 
-ORDERS_AFTER = 0.2
-"""Seconds that a group must have run before orders for it are listened to; streams are ordered about at once."""
+ORDERS_AFTER, LONE_ORDERS_AFTER = 0.05, 0.2
+"""Seconds that a group must have run before orders for it are listened to. A lone call has nothing to give back, and
+can only be ended; streams are ordered about at once."""
 MOST_ITEMS = 100
 """Items that a queue takes at once."""
 MOST_PROGRAMS = 16
@@ -62,7 +63,7 @@ class Host:
         parcel = Parcel.unpack(data)
         set_local_input_concurrency(2 if parcel.quick else 1)
         packed, head, _, keep = marshal.loads(parcel.message[0])
-        group, flow = packed[0], packed[1]
+        group, flow, _, count, _ = packed
         # Modal runs the input of a container that died again, in another one: whoever comes second leaves it alone.
         claim = self._claims.put.aio(group, True, skip_if_exists=True)
         if self._uses_volume:
@@ -77,7 +78,8 @@ class Host:
         if keep:
             self._remember(flow)
         stream = head is not None and head[1] == "stream"
-        obedience = self._loop.call_later(0.0 if stream else ORDERS_AFTER, self._listen, group, flow)
+        after = 0.0 if stream else ORDERS_AFTER if count > 1 else LONE_ORDERS_AFTER
+        obedience = self._loop.call_later(after, self._listen, group, flow)
         try:
             answer = await asyncio.to_thread(self._responder.respond, message)
         finally:
