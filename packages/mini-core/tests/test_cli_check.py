@@ -12,7 +12,7 @@ from typing import Any
 
 import mini
 import pytest
-from uv_projects import bare_uv, outside_of_projects, project, uv, write
+from uv_projects import bare_uv, outside_of_projects, project, serving, uv, write
 
 REPORT_KEYS = {"schema", "ok", "target", "project", "ships", "modules", "problems", "notes"}
 
@@ -54,7 +54,7 @@ def origins(report: dict[str, Any]) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def flat_index(tmp_path_factory: pytest.TempPathFactory) -> str:
+def flat_index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A table for pyproject.toml: an index that has distributions called like some that the tests have installed."""
     folder = tmp_path_factory.mktemp("index")
     for name in ("click", "pluggy"):
@@ -65,7 +65,8 @@ def flat_index(tmp_path_factory: pytest.TempPathFactory) -> str:
             folder,
             cwd=project(tmp_path_factory.mktemp("source"), name, version="99"),
         )
-    return f"[[tool.uv.index]]\nname = 'flat'\nurl = '{folder}'\nformat = 'flat'\ndefault = true\n"
+    with serving(folder) as url:
+        yield f"[[tool.uv.index]]\nname = 'flat'\nurl = '{url}'\nformat = 'flat'\ndefault = true\n"
 
 
 @pytest.fixture
@@ -303,7 +304,7 @@ def test_function_of_a_package_is_checked_under_its_own_name(locked: Path) -> No
     (problem,) = report["problems"]
     assert (problem["kind"], problem["subject"]) == ("module", "pluggy")
     assert problem["message"] == "deep.py:2 imports pluggy (pluggy), which is not in uv.lock"
-    assert "only in a dependency group" in problem["hint"]
+    assert "a dependency group (dev, local) now, which workers do not get" in problem["hint"]
     assert report["ships"]["function_bytes"] < 100
 
 
@@ -318,6 +319,35 @@ def test_packages_of_the_workspace_travel_too(locked: Path, tmp_path: Path) -> N
     assert report["ok"], report["problems"]
     assert [package["name"] for package in report["ships"]["packages"]] == ["app", "lib"]
     assert origins(report) == {"lib": "project"}
+
+
+def test_all_that_workers_get_travels(locked: Path, tmp_path: Path) -> None:
+    """As `mini_modal.make_image` has it: the whole of src/, archives, and all groups but two."""
+    project(tmp_path / "lib", "lib")
+    uv("build", "--wheel", "--out-dir", tmp_path / "dist", cwd=tmp_path / "lib")
+    write(locked, {"src/beside.py": "", "src/another/__init__.py": "", "src/app/.env": "SECRET=1"})
+    pyproject = (locked / "pyproject.toml").read_text()
+    archive = tmp_path / "dist/lib-1.0-py3-none-any.whl"
+    (locked / "pyproject.toml").write_text(
+        pyproject.replace("'click'", "'lib'").replace(
+            "[dependency-groups]\n", "[dependency-groups]\ncuda = ['click']\nlocal = ['pluggy']\n"
+        )
+        + f"[tool.uv.sources]\nlib = {{ path = '{archive}' }}\n"
+    )
+    uv("lock", cwd=locked)
+    file = script(locked, "import click, beside, another\ndef fit(x): return click, beside, another\n")
+    report = check(f"{file}:fit")
+    assert report["ok"], report["problems"]
+    assert origins(report) == {"click": "lock", "beside": "project", "another": "project"}
+    assert {package["name"]: package["files"] for package in report["ships"]["packages"]} == {
+        "another": 1,
+        "app": 1,
+        "beside": 1,
+    }
+    assert report["ships"]["requirements"] == ["click==99"]
+    assert {"name": "lib", "path": str(archive), "editable": False} in report["ships"]["local"]
+    said = run("check", f"{file}:fit").stdout
+    assert re.search(rf"^archive +[\d.]+ k?B  lib: {archive}$", said, re.MULTILINE)
 
 
 def test_lock_that_is_missing_or_stale_is_a_problem(locked: Path) -> None:

@@ -952,3 +952,15 @@ def test_the_summary_says_what_went_wrong() -> None:
     status = FlowStatus("f", "train", 24, 0.0, done=24, failed=2, retried=1, state="DONE")
     figures = Meter(status, True, threading.current_thread()).read(12.34)
     assert summary(figures) == "train: 24/24 in 12.3 s, 1.9/s, 2 failed, 1 retried"
+
+
+def test_a_line_of_a_backends_goes_where_progress_goes(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    display.tell("here it is")
+    display.tell("not wanted", False)
+    monkeypatch.setenv("MINI_PROGRESS", "0")
+    display.tell("not wanted either", True)
+    monkeypatch.setattr(sys, "stderr", None)  # as for programs without a console
+    display.tell("nowhere")
+    assert capfd.readouterr() == ("", "mini: here it is\n")

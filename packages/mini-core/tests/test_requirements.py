@@ -7,12 +7,10 @@ backends that layouts are compared with come from PyPI.
 from __future__ import annotations
 
 import hashlib
-import http.server
 import os
 import shutil
 import subprocess
 import sys
-import threading
 import tomllib
 import zipfile
 from collections.abc import Callable, Iterator
@@ -36,7 +34,7 @@ from mini.requirements import (
     source_files,
     uv_freeze,
 )
-from uv_projects import bare_uv, outside_of_projects, project, uv, write
+from uv_projects import bare_uv, outside_of_projects, project, serving, uv, write
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,25 +49,12 @@ def nowhere() -> Iterator[Path]:
         yield folder
 
 
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None: ...
-
-
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
     """A directory, and the URL it is served at."""
     root = tmp_path_factory.mktemp("served")
-    handler = type(
-        "Handler", (QuietHandler,), {"__init__": lambda *a: QuietHandler.__init__(*a, directory=str(root))}
-    )
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield root, f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(root) as url:
+        yield root, url
 
 
 @pytest.fixture(scope="module")
@@ -232,6 +217,26 @@ def test_every_kind_of_requirement_is_pinned_or_reported_as_local(
         LocalPackage("tiny-beside", beside / "beside", editable=False),
         LocalPackage("tiny-editable", beside / "editable", editable=True),
     )
+
+
+def test_what_comes_from_a_folder_of_archives_is_local(indexes: str, tmp_path: Path) -> None:
+    dist = tmp_path / "a folder"
+    uv("build", "--wheel", "--out-dir", dist, cwd=project(tmp_path / "wheel", "tiny-wheel"))
+    uv("build", "--sdist", "--out-dir", dist, cwd=project(tmp_path / "sdist", "tiny-sdist"))
+    folder = "[[tool.uv.index]]\nname = 'folder'\nurl = '../a folder'\nformat = 'flat'\n"
+    app = project(
+        tmp_path / "app", "app", "tiny-wheel", "tiny-sdist", "tiny-app", more=folder + index_tables(indexes)
+    )
+    uv("lock", cwd=app)
+    found = uv_freeze(app)
+    assert found.requirements == ("tiny-app==1.0", "tiny-base==2.0")
+    assert "tiny-wheel" not in found.pylock
+    assert found.local == (
+        LocalPackage("app", app, editable=True),
+        LocalPackage("tiny-sdist", dist / "tiny_sdist-1.0.tar.gz", editable=False),
+        LocalPackage("tiny-wheel", dist / "tiny_wheel-1.0-py3-none-any.whl", editable=False),
+    )
+    assert all(url.startswith(indexes) for url in found.indexes)
 
 
 def test_pylock_keeps_hashes_and_each_packages_own_index(everything: Path, served: tuple[Path, str]) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import http.server
 import os
 import re
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mini.requirements import find_project_root, find_uv
@@ -68,3 +72,21 @@ def project(root: Path, name: str, *dependencies: str, version: str = "1.0", mor
     )
     module = f"src/{name.replace('-', '_')}/__init__.py"
     return write(root, {"pyproject.toml": pyproject, module: f"version = '{version}'\n"})
+
+
+class _QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None: ...
+
+
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """Serve a folder over HTTP; the URL."""
+    handler = partial(_QuietHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()

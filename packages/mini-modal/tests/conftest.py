@@ -13,6 +13,22 @@ import pytest
 from fronts import Fronts
 from modal_emulator import Emulator
 from modal_emulator.tls import Authority
+from places import Place, live
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if surroundings.LIVE:
+        skip = pytest.mark.skip(reason="about the emulator or this machine, and MINI_MODAL_LIVE is set")
+        for item in items:
+            names = getattr(item, "fixturenames", ())
+            if "place" not in names or "builder" in names:
+                item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def place(request: pytest.FixtureRequest) -> Place:
+    """Where calls run."""
+    return live() if surroundings.LIVE else Place.of(request.getfixturevalue("builder"))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,7 @@
-"""Takes what a machine's own settings are out of this process's environment, before modal is imported."""
+"""Takes what a machine's own settings are out of this process's environment, before modal is imported.
+
+Unless the tests are to run on Modal itself, which may need all of them.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,10 @@ import os
 import tempfile
 from pathlib import Path
 
-__all__ = ["OUTSIDE"]
+__all__ = ["LIVE", "OUTSIDE"]
+
+LIVE = os.environ.get("MINI_MODAL_LIVE", "") not in ("", "0")
+"""Whether the tests run on Modal itself."""
 
 OUTSIDE = dict(os.environ)
 """The environment as it was: what reaches a package index by the machine's proxy and CA needs it."""
@@ -22,10 +28,11 @@ _CLEARED = {
 }
 _CLEARED |= {f"{scheme}_proxy" for scheme in ("http", "https", "all", "no")}
 
-for _name in OUTSIDE:
-    if _name.startswith("MODAL_") or _name.lower() in _CLEARED:
-        del os.environ[_name]
-# Modal reads where its file is when it is imported: not the file of whoever runs the tests.
-os.environ["MODAL_CONFIG_PATH"] = str(
-    Path(tempfile.gettempdir(), f"no-such-folder-{os.getpid()}", "modal.toml")
-)
+if not LIVE:
+    for _name in OUTSIDE:
+        if _name.startswith("MODAL_") or _name.lower() in _CLEARED:
+            del os.environ[_name]
+    # Modal reads where its file is when it is imported: not the file of whoever runs the tests.
+    os.environ["MODAL_CONFIG_PATH"] = str(
+        Path(tempfile.gettempdir(), f"no-such-folder-{os.getpid()}", "modal.toml")
+    )

@@ -1,4 +1,4 @@
-"""`ModalApparatus` on modal-emulator: the real client, the real wire, real containers."""
+"""`ModalApparatus` on modal-emulator, or on Modal: the real client, the real wire, real containers."""
 
 from __future__ import annotations
 
@@ -10,20 +10,14 @@ from pathlib import Path
 import mini
 import pytest
 from mini_modal import ModalApparatus
-from modal_emulator import Emulator
+from places import Place
+from scripts import Script
 
 
 @pytest.fixture(scope="module")
-def app(builder: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModalApparatus]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("no-project"))  # else all that this one locks would be installed
-        for name, value in builder.variables.items():
-            if value is None:
-                patch.delenv(name, raising=False)
-            else:
-                patch.setenv(name, value)
-        with ModalApparatus("test-apparatus", max_workers=2).w(progress=False) as app:
-            yield app
+def app(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModalApparatus]:
+    with place.apparatus("test-apparatus", tmp_path_factory.mktemp("no-project")) as app:
+        yield app
 
 
 def test_it_is_found_by_its_name() -> None:
@@ -152,14 +146,14 @@ def test_env_is_there_when_the_call_runs(app: ModalApparatus) -> None:
 
 
 def test_a_token_that_is_not_accepted_is_an_auth_error(
-    app: ModalApparatus, builder: Emulator, tmp_path: Path
+    app: ModalApparatus, place: Place, tmp_path: Path
 ) -> None:
     script = tmp_path / "script.py"
     script.write_text("import mini_modal\nmini_modal.ModalApparatus('nobody').run(abs, -1)\n")
     import subprocess
     import sys
 
-    env = {**builder.environ, "MODAL_TOKEN_SECRET": "as-wrong"}
+    env = {**place.environ, "MODAL_TOKEN_SECRET": "as-wrong"}
     done = subprocess.run(
         [sys.executable, script], env=env, capture_output=True, text=True, timeout=60, check=False
     )
@@ -178,6 +172,23 @@ def test_an_image_that_cannot_be_built_is_what_the_error_is_about(app: ModalAppa
     ):
         app.w(image=broken).run(abs, -1)
     assert app.run(abs, -1) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("progress", [True, False])
+def test_it_says_once_where_the_app_can_be_looked_at(progress: bool, place: Place, tmp_path: Path) -> None:
+    text = f"""
+    from mini_modal import ModalApparatus
+
+    with ModalApparatus("looked-at", max_workers=1).w(progress={progress}) as app:
+        print(list(app.map(abs, range(-3, 0))), app.run(abs, -7))
+    """
+    with Script(tmp_path, text, place.environ) as script:
+        assert script.finish() == 0, script.err
+    assert script.out == ["[3, 2, 1] 7"]
+    told = [line for line in script.err if "/ap-" in line]
+    assert len(told) == progress
+    assert all(line.startswith("mini: the app is at http") for line in told)
 
 
 def test_a_modal_app_gives_its_name() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import program
 import pytest
 from covers import covers
+from modal_proto import api_pb2
 
 # A whole program runs before the first test, on machines that may have much else to do.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -52,6 +53,18 @@ def test_a_call_whose_container_is_killed_is_tried_again_and_then_fails(said: di
 
 def test_a_call_survives_the_end_of_its_container(said: dict[str, Any]) -> None:
     assert said["died once"] == 3
+
+
+def test_an_input_whose_container_is_gone_goes_to_one_that_waits(said: dict[str, Any]) -> None:
+    assert said["greedy"] == "elsewhere"
+    assert said["greedy's seconds"] < 30  # a container that nobody calls ends after twice as long
+
+
+@covers("TaskGetInfo")
+def test_a_container_that_was_out_of_memory_says_so(said: dict[str, Any]) -> None:
+    status, message = said["greedy's end"]
+    assert status == api_pb2.GenericResult.GENERIC_STATUS_KERNEL_OOM_KILL
+    assert "out of memory" in message
 
 
 @covers("TaskResult")

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import urllib.parse
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ __all__ = [
     "project_packages",
     "source_files",
     "uv_freeze",
+    "worker_groups",
 ]
 
 # --- where the project is -------------------------------------------------------------------------------------------
@@ -124,7 +126,8 @@ class Requirements:
         pylock: the same as the text of a `pylock.toml` (PEP 751), which also has the hashes and each package's own
             index; local packages are not in it.
         indexes: the URLs of the indexes that the packages came from, PyPI first if it is among them.
-        local: what is on this machine only, the project and the members of its workspace included.
+        local: what is on this machine only: the project, the members of its workspace, and what comes from a path
+            or from a folder of archives (`find-links`).
         requires_python: the project's own range, empty if it gives none.
         digest: SHA-256 (hex) of what is pinned, wherever the project lies, and without regard to `local`, for whose
             content see `content_digest`.
@@ -191,6 +194,9 @@ def uv_freeze(
         lines = plain.result().splitlines()
     here, elsewhere = _divide(packages)
     pylock = _PACKAGE.join([head, *elsewhere])
+    # uv counts what comes from a folder as what comes from an index.
+    local = {package["name"] for package in here}
+    lines = [line for line in lines if re.split(r"[^\w.-]", line)[0] not in local]
     if here and not elsewhere:
         pylock += "packages = []\n"
     return Requirements(
@@ -222,6 +228,15 @@ def dependency_groups(root: Path) -> frozenset[str]:
     if any(_table(each, "tool", "uv").get("dev-dependencies") for each in configs):
         names.add("dev")  # where uv put it before there were groups
     return frozenset(re.sub(r"[-_.]+", "-", name).lower() for name in names)
+
+
+def worker_groups(root: Path) -> frozenset[str]:
+    """The dependency groups that workers elsewhere get: all but `dev`, the tools, and `local`, what is for here only.
+
+    Raises:
+        RequirementsError: a `pyproject.toml` is not TOML.
+    """
+    return dependency_groups(root) - {"dev", "local"}
 
 
 def check_lock(root: Path, uv: Path | None = None) -> None:
@@ -300,7 +315,7 @@ def _divide(packages: Iterable[str]) -> tuple[list[dict[str, Any]], list[str]]:
     here: list[dict[str, Any]] = []
     elsewhere: list[str] = []
     for text in packages:
-        if "path = " in text and "path" in _source(package := tomllib.loads(text)):
+        if ("path = " in text or '"file:' in text) and "path" in _source(package := tomllib.loads(text)):
             here.append(package)
         else:
             elsewhere.append(text)
@@ -308,7 +323,32 @@ def _divide(packages: Iterable[str]) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 def _source(package: dict[str, Any]) -> dict[str, Any]:
-    return _table(package, "directory") or _table(package, "archive")
+    return _table(package, "directory") or _table(package, "archive") or _flat_source(package)
+
+
+def _flat_source(package: dict[str, Any]) -> dict[str, Any]:
+    """The archive of a package that comes from a folder of archives (`find-links`); empty if it does not.
+
+    Of several the one that fits anywhere, or else Linux, where workers are.
+    """
+    names = [_file_of(each) for each in package.get("wheels", [])]
+    wheels = [name for name in names if name]
+    for fits in (r"-none-any\.whl$", r"linux\w*\.whl$", ""):
+        for wheel in wheels:
+            if re.search(fits, wheel):
+                return {"path": wheel}
+    sdist = _file_of(_table(package, "sdist"))
+    return {"path": sdist} if sdist else {}
+
+
+def _file_of(archive: dict[str, Any]) -> str:
+    """Where an archive is on this machine; empty if it is not."""
+    url = urllib.parse.urlsplit(str(archive.get("url", "")))
+    if url.scheme != "file":
+        return str(archive.get("path", ""))
+    from urllib.request import url2pathname  # its import takes long
+
+    return url2pathname(url.path)
 
 
 def _indexes(packages: Iterable[str]) -> tuple[str, ...]:

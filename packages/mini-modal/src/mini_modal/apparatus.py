@@ -116,6 +116,7 @@ class ModalApparatus(Apparatus):
                 **native,
             },
             env=options.env or {},
+            progress=options.progress,
         )
 
 

@@ -11,7 +11,7 @@ from mini.carrier import Broken, Group, Lost, Task
 from mini.wire import Frames
 
 from .messages import Parcel
-from .session import Session
+from .session import ContainerDied, Session
 
 __all__ = ["ModalCarrier"]
 
@@ -105,6 +105,10 @@ class ModalCarrier(RequestCarrier):
     def event_of(self, group: Group, error: BaseException) -> Lost | Broken:
         import modal.exception as known
 
+        if isinstance(error, ContainerDied):
+            return Lost(group, None, str(error), "out-of-memory" if error.out_of_memory else "lost")
+        if isinstance(error, known.FunctionTimeoutError):  # a native timeout, of Modal's own
+            return Lost(group, None, str(error), "timeout")
         if isinstance(error, known.InternalFailure):
             return Lost(group, None, f"its container was lost: {error}")
         if isinstance(error, known.RemoteError) and "memory" in str(error):

@@ -5,6 +5,7 @@ A module of its own, because it needs `modal` when it is imported, here and in t
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import modal
@@ -14,9 +15,11 @@ from .messages import Setup
 from .worker import Host
 
 if TYPE_CHECKING:
+    from modal_proto import api_pb2
+
     from .session import Definition
 
-__all__ = ["make_app"]
+__all__ = ["make_app", "page_of", "task_result"]
 
 
 def make_app(
@@ -54,3 +57,29 @@ def make_app(
         "secrets": [*native.get("secrets", ()), modal.Secret.from_dict(env)],
     }
     return app, app.cls(**options)(concurrent)
+
+
+async def page_of(app: modal.App) -> str:
+    """The address of an app's page, for people. The app runs."""
+    from modal._utils.async_utils import synchronizer
+
+    with suppress(Exception):  # no part of Modal's public interface, whose address is always one at Modal
+        if url := synchronizer._translate_in(app)._running_app.app_page_url:  # type: ignore[no-untyped-call]
+            return str(url)
+    return await app.get_dashboard_url.aio()
+
+
+async def task_result(client: modal.Client, container: str) -> api_pb2.GenericResult:
+    """How a container has ended."""
+    from modal._utils.async_utils import synchronizer
+
+    result: api_pb2.GenericResult = await synchronizer.create_blocking(_ask_result).aio(client, container)
+    return result
+
+
+async def _ask_result(client: modal.Client, container: str) -> api_pb2.GenericResult:
+    """In the thread of Modal's client, to whose event loop its connection belongs."""
+    from modal_proto import api_pb2
+
+    answer = await client._stub.TaskGetInfo(api_pb2.TaskGetInfoRequest(task_id=container))
+    return answer.info.result

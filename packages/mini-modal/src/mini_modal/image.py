@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mini import OptionError, RequirementsError, find_project_root, uv_freeze
-from mini.requirements import dependency_groups, find_workspace_root
+from mini.requirements import find_workspace_root, worker_groups
 
 from .building import PYTHON, check_python
 from .pins import indexes_of, install
@@ -33,8 +33,6 @@ __all__ = ["ModalSettings", "complete_image", "make_image"]
 
 log = logging.getLogger("mini")
 
-LEFT_OUT = frozenset({"dev", "local"})
-"""Dependency groups that containers do not get: tools for developing, and what is of use on this machine only."""
 PLAIN = ("cloudpickle", "tblib")
 """Modules that mini needs to run a call. They are plain Python and can be shipped as source."""
 NOT_INSTALLED = frozenset({"modal"})
@@ -111,7 +109,7 @@ def make_image(root: Path | None = None, *, base: modal.Image | None = None) -> 
         return _made(our_source().add_to(image))
     groups = settings.groups
     if groups is None:
-        groups = tuple(sorted(dependency_groups(root) - LEFT_OUT))
+        groups = tuple(sorted(worker_groups(root)))
     frozen = uv_freeze(root, groups=groups)
     ours = {_normal(name) for name in OURS.values()}
     archives = tuple(

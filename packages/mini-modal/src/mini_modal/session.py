@@ -13,24 +13,28 @@ import threading
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mini import MiniError
 from mini.answering import Answer, News
 from mini.wire import join_frames
 
-from .messages import Order, Parcel, Setup
+from .messages import TAKEN_BACK, Claim, Order, Parcel, Setup
+from .patience import Patience
 from .volume import RESERVED
 
 if TYPE_CHECKING:
     import modal
 
-__all__ = ["Definition", "Session"]
+__all__ = ["ContainerDied", "Definition", "Session"]
 
 CALL_SECONDS = 24 * 60 * 60
 """What Modal lets a call run at most. `timeout` is kept by the worker, which kills the call and not the container."""
 CONSTANTS = f"{RESERVED}constants"
 CLOSE_SECONDS = 10.0
+NEWS_SECONDS = 3600.0
+"""For how long the queue of news is listened to at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,7 @@ class Definition:
         image: makes the image; called when the app is started.
         options: of `modal.App.cls`.
         env: variables of the containers.
+        progress: the option of the first call, which decides whether it is said where the app can be looked at.
     """
 
     name: str
@@ -52,6 +57,19 @@ class Definition:
     image: Callable[[], modal.Image]
     options: Mapping[str, Any]
     env: Mapping[str, str]
+    progress: bool | None = None
+
+
+class ContainerDied(Exception):
+    """The container that ran a group has ended.
+
+    Attributes:
+        out_of_memory: for want of memory.
+    """
+
+    def __init__(self, reason: str, out_of_memory: bool = False) -> None:
+        super().__init__(reason)
+        self.out_of_memory = out_of_memory
 
 
 class Session:
@@ -82,6 +100,7 @@ class Session:
         self._stack = contextlib.AsyncExitStack()
         self._tasks: set[asyncio.Task[None]] = set()
         self._constants: dict[str, asyncio.Task[None]] = {}
+        self._patience = Patience()
         # Its own, so that it can be removed: another session may have the same constants.
         self._folder = f"{CONSTANTS}/{uuid.uuid4().hex}"
         self._thread = threading.Thread(target=self._loop.run_forever, name="mini-modal", daemon=True)
@@ -134,10 +153,11 @@ class Session:
     async def _start(self) -> Any:
         """Start the app; returns the worker's method that runs a group."""
         import modal
+        from mini.display import tell
 
         from .building import check_python, explain_image, python_of
         from .connect import client as connect
-        from .containers import make_app
+        from .containers import make_app, page_of
 
         definition = self._definition
         client = await connect()
@@ -160,7 +180,8 @@ class Session:
                 raise
             raise known from exc
         check_python(python_of(image))
-        self._orders, self._claims, self._volume = orders, claims, volume
+        tell(f"the app is at {await page_of(app)}", definition.progress)
+        self._client, self._orders, self._claims, self._volume = client, orders, claims, volume
         listening = self._loop.create_task(self._listen(news))
         self._tasks.add(listening)
         return worker().call
@@ -175,7 +196,13 @@ class Session:
             call = await self._ready()
             if constant is not None:
                 await self._upload(parcel.constant, constant)
-            answer = Answer.unpack(await call.remote.aio(parcel.pack()))
+            data = await self._ask(call, group, parcel.pack())
+            if data is None:
+                self._untouched(group)
+                return
+            answer = Answer.unpack(data)
+            if answer.fault:
+                raise await self._death(group, answer.fault)
         except Exception as exc:
             from .connect import explain
 
@@ -185,27 +212,105 @@ class Session:
             return
         self._answered(group, answer)
 
+    async def _ask(self, call: Any, group: int, data: bytes) -> bytes | None:
+        """Have a container run a group, once, even if Modal cannot be reached for a while meanwhile.
+
+        None if it was taken back before one had it.
+        """
+        import modal
+
+        claim: Claim | None = None
+        while True:
+            try:
+                if claim is None:
+                    answer: bytes = await call.remote.aio(data)
+                else:
+                    earlier: modal.FunctionCall[bytes] = modal.FunctionCall.from_id(claim[0], self._client)
+                    answer = await earlier.get.aio()
+            except Exception as exc:
+                await self._patience.wait(exc)
+            else:
+                if answer:
+                    return answer
+            # Whether Modal had taken the call, or which of several runs the group: who runs it has said so.
+            claim = await self._patience.ask(partial(self._claims.get.aio, str(group)))
+            if claim == TAKEN_BACK:
+                return None
+
+    async def _death(self, group: int, fault: str) -> ContainerDied:
+        """Why the container that ran a group has ended, as far as Modal says."""
+        from modal_proto import api_pb2
+
+        from .containers import task_result
+
+        with contextlib.suppress(
+            Exception
+        ):  # it is for an error message, which must not be replaced by another
+            _, container = await self._claims.get.aio(str(group))
+            result = await task_result(self._client, container)
+            out_of_memory = result.status == api_pb2.GenericResult.GENERIC_STATUS_KERNEL_OOM_KILL
+            return ContainerDied(f"{fault}: {result.exception}" if result.exception else fault, out_of_memory)
+        return ContainerDied(fault)
+
     async def _listen(self, news: modal.Queue) -> None:
         """Take the news of groups that run for a while."""
         while True:
-            items: list[Any] = await news.get_many.aio(100)
-            pieces = [
-                (group, number, message or await self._claims.pop.aio(f"{group}/{number}"))
-                for group, number, message in items
-            ]
-            self._told(pieces)
+            try:
+                await self._read(news)
+            except Exception as exc:
+                await self._patience.wait(exc)
+
+    async def _read(self, news: modal.Queue) -> None:
+        """Read the queue from its beginning, until nothing comes any more.
+
+        What has been read is taken out afterwards: if it were taken out to be read, it would be lost together with an
+        answer of Modal's. So some may be read twice, which does no harm.
+        """
+        read = 0
+        taking: asyncio.Task[None] | None = None
+
+        async def take(count: int) -> None:
+            with contextlib.suppress(
+                Exception
+            ):  # once only: whoever does not know the outcome may take too much
+                await news.get_many.aio(count, block=False)
+
+        try:
+            async for group, number, message, parts in news.iterate.aio(item_poll_timeout=NEWS_SECONDS):
+                if parts:
+                    message = await self._fetch(f"{group}/{number}", parts)
+                self._told([(group, number, message)])
+                read += 1
+                if taking is None or taking.done():
+                    taking = self._loop.create_task(take(read))
+                    read = 0
+        finally:
+            if taking is not None:
+                await taking
+
+    async def _fetch(self, name: str, parts: int) -> bytes:
+        """A message that was too large for a queue."""
+        found = b""
+        for part in range(1, parts + 1):
+            key = f"{name}/{part}"
+            # It is gone if it was read before.
+            found += await self._patience.ask(partial(self._claims.get.aio, key)) or b""
+            with contextlib.suppress(Exception):  # not at once: if the answer is lost, so is what was in it
+                await self._claims.pop.aio(key)
+        return found
 
     async def _order(self, group: int, order: Order) -> None:
         # What goes wrong here goes wrong for the group as well, and is told about there.
         with contextlib.suppress(Exception):
             await self._ready()
-            await self._orders.put.aio(order, partition=f"g{group}")
+            await self._patience.ask(partial(self._orders.put.aio, order, partition=f"g{group}"))
 
     async def _take_back(self, group: int) -> None:
         with contextlib.suppress(Exception):  # likewise
             await self._ready()
             # Whoever claims it has it: a container that comes later leaves it alone.
-            if await self._claims.put.aio(group, True, skip_if_exists=True):
+            take = partial(self._claims.put.aio, str(group), TAKEN_BACK, skip_if_exists=True)
+            if await self._patience.ask(take):
                 self._untouched(group)
             else:
                 await self._order(group, ("give back",))
@@ -213,7 +318,8 @@ class Session:
     async def _upload(self, name: str, frames: Callable[[], list[Any]]) -> None:
         """Put what all calls of a map share into the volume, once."""
         if name not in self._constants:
-            self._constants[name] = self._loop.create_task(self._put(name, frames))
+            put = self._patience.ask(partial(self._put, name, frames))
+            self._constants[name] = self._loop.create_task(put)
         await asyncio.shield(self._constants[name])
 
     async def _put(self, name: str, frames: Callable[[], list[Any]]) -> None:

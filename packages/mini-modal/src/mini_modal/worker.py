@@ -19,7 +19,7 @@ from mini.local.pool import ProcessPool
 from mini.wire import Frames, split_frames
 from modal.experimental import set_local_input_concurrency
 
-from .messages import INSIDE, LARGEST_ITEM, Parcel, Setup
+from .messages import INSIDE, LARGEST_ENTRY, LARGEST_ITEM, Claim, Parcel, Setup
 
 __all__ = ["Host"]
 
@@ -59,19 +59,22 @@ class Host:
         self._gate_keeper = await asyncio.start_unix_server(self._pass_gate, self._gate)
 
     async def call(self, data: bytes) -> bytes:
-        """Run a group; returns what comes of it. Raises nothing that a call raises."""
+        """Run a group; returns what comes of it, or nothing if another call runs it."""
         parcel = Parcel.unpack(data)
         set_local_input_concurrency(2 if parcel.quick else 1)
         packed, head, _, keep = marshal.loads(parcel.message[0])
         group, flow, _, count, _ = packed
-        # Modal runs the input of a container that died again, in another one: whoever comes second leaves it alone.
-        claim = self._claims.put.aio(group, True, skip_if_exists=True)
+        # Modal runs the input of a container that died again, in another one, and a caller whose call was cut off may
+        # have made it again: whoever comes second leaves it alone.
+        mine: Claim = (modal.current_function_call_id() or "", os.environ.get("MODAL_TASK_ID", ""))
+        claim = self._claims.put.aio(str(group), mine, skip_if_exists=True)
         if self._uses_volume:
             claimed, _ = await asyncio.gather(claim, self._reload())
         else:
             claimed = await claim
         if not claimed:
-            return Answer(0, [], "its container died").pack()
+            first: Claim = await self._claims.get.aio(str(group))
+            return Answer(0, [], "its container died").pack() if first[0] == mine[0] else b""
         message = parcel.message
         if parcel.constant:
             message = [message[0], *await self._constant(parcel), *message[1:]]
@@ -145,14 +148,17 @@ class Host:
     async def _put(self, news: list[News]) -> None:
         items = []
         for group, number, message in news:
+            parts = 0
             if len(message) > LARGEST_ITEM:
-                await self._claims.put.aio(f"{group}/{number}", message)
+                for parts, begin in enumerate(range(0, len(message), LARGEST_ENTRY), 1):
+                    part = message[begin : begin + LARGEST_ENTRY]
+                    await self._claims.put.aio(f"{group}/{number}/{parts}", part)
                 message = b""
-            items.append((group, number, message))
+            items.append((group, number, message, parts))
         # Those that are small enough go together: a request takes longer than what is in it.
         while items:
             size, count = 0, 0
-            for _, _, message in items[:MOST_ITEMS]:
+            for _, _, message, _ in items[:MOST_ITEMS]:
                 size += len(message)
                 if size > LARGEST_ITEM and count:
                     break

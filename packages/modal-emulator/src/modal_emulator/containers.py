@@ -62,6 +62,7 @@ class Container:
         single_use: it runs one input only.
         retiring: it gets no more inputs.
         failure: what it said of its own failure to start.
+        result: how it has ended, if it has.
         cause: why it was killed, if it was.
         dropped: inputs that were cancelled or timed out and have not ended.
     """
@@ -81,6 +82,7 @@ class Container:
     started_at: float = 0.0
     finished_at: float = 0.0
     failure: api_pb2.GenericResult | None = None
+    result: api_pb2.GenericResult | None = None
     cause: str = ""
     dropped: set[str] = field(default_factory=set)
     idle: asyncio.TimerHandle | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import modal
+from grpclib.client import Channel
+from modal_proto import api_pb2
+from modal_proto.api_grpc import ModalClientStub
 
 app = modal.App("test-failures")
 image = modal.Image.debian_slim(python_version=f"{sys.version_info[0]}.{sys.version_info[1]}")
@@ -62,6 +66,16 @@ def dies_once() -> int:
     return note("dies_once")
 
 
+@app.function(image=image, min_containers=2, max_containers=2, memory=200)
+def greedy() -> str:
+    """Uses up the memory of the first container, while another one waits."""
+    if note("greedy") == 1:
+        tries["greedy's container"] = os.environ["MODAL_TASK_ID"]
+        taken = [bytearray(16 << 20) for _ in range(100)]
+        return f"it had {len(taken)}"
+    return "elsewhere"
+
+
 def report(name: str, value: Any) -> None:
     print(json.dumps([name, value]), flush=True)
 
@@ -72,6 +86,21 @@ def error(call: Any) -> list[str]:
     except Exception as exc:
         return [type(exc).__name__, str(exc)]
     return []
+
+
+async def end_of(container: str) -> list[Any]:
+    """How a container has ended, as the client's protocol has it."""
+    host, _, port = os.environ["MODAL_SERVER_URL"].rpartition("/")[2].partition(":")
+    channel = Channel(host, int(port))
+    try:
+        names = ("x-modal-token-id", "x-modal-token-secret")
+        answer = await ModalClientStub(channel).TaskGetInfo(
+            api_pb2.TaskGetInfoRequest(task_id=container),
+            metadata={name: os.environ[name[2:].replace("-", "_").upper()] for name in names},
+        )
+        return [answer.info.result.status, answer.info.result.exception]
+    finally:
+        channel.close()
 
 
 def main() -> None:
@@ -87,6 +116,10 @@ def main() -> None:
         report("killed", error(suicidal.remote))
         report("killed so often", tries["suicidal"])
         report("died once", dies_once.remote())
+        began = time.monotonic()
+        report("greedy", greedy.remote())
+        report("greedy's seconds", time.monotonic() - began)
+        report("greedy's end", asyncio.run(end_of(tries["greedy's container"])))
 
 
 if __name__ == "__main__":

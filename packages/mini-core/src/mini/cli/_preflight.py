@@ -27,9 +27,10 @@ from mini.requirements import (
     Requirements,
     find_project_root,
     find_workspace_root,
-    project_packages,
+    importable_packages,
     source_files,
     uv_freeze,
+    worker_groups,
 )
 from mini.wire import dumps
 
@@ -113,6 +114,13 @@ class Preflight:
             sizes.append((package, len(files), sum(files)))
         return sizes
 
+    def archives(self) -> list[tuple[str, Path, int]]:
+        """Each wheel or source archive of this machine that travels: name, path and bytes."""
+        found = self.requirements.local if self.requirements else ()
+        return [
+            (local.name, local.path, local.path.stat().st_size) for local in found if local.path.is_file()
+        ]
+
     def as_json(self) -> dict[str, Any]:
         """As docs/reference/cli.md says."""
         found = self.requirements
@@ -194,9 +202,9 @@ def _look_at_project(result: Preflight) -> None:
             )
             return
         result.workspace = find_workspace_root(result.root)
-        result.packages = project_packages(result.root)
+        result.packages = importable_packages(result.root)
         result.lock = "bad"
-        result.requirements = uv_freeze(result.root)
+        result.requirements = uv_freeze(result.root, groups=sorted(worker_groups(result.root)))
         result.lock = "ok"
     except RequirementsError as exc:
         message, _, details = str(exc).partition("\n")
@@ -206,7 +214,7 @@ def _look_at_project(result: Preflight) -> None:
     for local in result.requirements.local:
         if local.path.is_dir():
             result.packages += [
-                package for package in project_packages(local.path) if package.path not in listed
+                package for package in importable_packages(local.path) if package.path not in listed
             ]
 
 
@@ -390,7 +398,9 @@ def _foreign_module(
         name = distributions[0]
         hint = f"run `uv add {name}`"
         if result.root and result.requirements and name in _in_some_group(result.root):
-            hint += "; it is only in a dependency group or an extra now, which workers do not get"
+            hint += (
+                "; it is only in an extra or a dependency group (dev, local) now, which workers do not get"
+            )
         return "installed", Problem(
             "module", top, f"{where} imports {top} ({name}), which is not in uv.lock", hint
         )

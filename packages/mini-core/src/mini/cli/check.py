@@ -95,6 +95,8 @@ def _show(result: Preflight) -> None:
         row("first input", _bytes(result.input_bytes))
     for package, files, size in result.package_sizes():
         row("package", _bytes(size), f"{package.name}: {files} file{'s' * (files != 1)} in {package.path}")
+    for name, archive, size in result.archives():
+        row("archive", _bytes(size), f"{name}: {archive}")
     if result.requirements is not None:
         pinned = result.requirements.requirements
         row("requirements", str(len(pinned)), ", ".join(pinned))

@@ -8,6 +8,7 @@ to stderr, and a display that cannot write any more stops displaying; it never f
 from __future__ import annotations
 
 import atexit
+import contextlib
 import contextvars
 import logging
 import os
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from ..status import FlowStatus, LogLine
 
-__all__ = ["enabled", "hide", "show"]
+__all__ = ["enabled", "hide", "show", "tell"]
 
 log = logging.getLogger("mini")
 
@@ -114,6 +115,17 @@ def hide(status: FlowStatus) -> None:
     meter.gone.wait(_PATIENCE)
     if meter.thread is not _thread:
         meter.thread.join(_PATIENCE)
+
+
+def tell(text: str, option: bool | None = None) -> None:
+    """Print a line of a backend's on stderr, unless a flow with this `progress` option would show nothing.
+
+    For what is worth knowing once, such as where to look at what runs. Bars that are on the terminal stay.
+    """
+    if enabled(option) and sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(f"mini: {text}\n")
+            sys.stderr.flush()
 
 
 _last: threading.Thread | None = None

@@ -79,8 +79,8 @@ class ContainerService(Service):
 
     # --- for the other services ---
 
-    def queue(self, item: Input, *, balance: bool = True) -> None:
-        """An input is to run: give it to a container that waits, or have it wait for one."""
+    def queue(self, item: Input, *, balance: bool = True, again: bool = False) -> None:
+        """An input is to run, perhaps `again`: give it to a container that waits, or have it wait for one."""
         if item.result is not None:
             return
         pool = self._pool(item.call.function)
@@ -94,7 +94,10 @@ class ContainerService(Service):
             ):
                 self._given(container, item)
                 return
-        pool.pending.append(item)
+        if again:
+            pool.pending.appendleft(item)
+        else:
+            pool.pending.append(item)
         if balance:
             self._balance(pool)
 
@@ -270,6 +273,7 @@ class ContainerService(Service):
         finally:
             self._remove(container)
             self.plane.logs.state(_origin(container), api_pb2.TASK_STATE_COMPLETED)
+        container.result = _result(container, reason)
         self._after(pool, container, reason)
 
     def _remove(self, container: Container) -> None:
@@ -402,7 +406,8 @@ class ContainerService(Service):
 
     def _after(self, pool: Pool, container: Container, reason: str) -> None:
         """A container has ended: see to the inputs that it was running, and whether another one is needed."""
-        for item in list(container.inputs.values()):
+        orphans, container.inputs = list(container.inputs.values()), {}
+        for item in orphans:
             self._unassign(item)
             item.crashes += not container.cause  # what was killed for another input's sake is not to blame
             if item.crashes >= MOST_CRASHES:
@@ -413,9 +418,8 @@ class ContainerService(Service):
                     status=status, exception=f"{reason}; the input has been tried {item.crashes} times"
                 )
                 self.plane.calls.finish(item, result, task_id=container.id)
-            elif item.result is None:
-                pool.pending.appendleft(item)
-        container.inputs.clear()
+            else:
+                self.queue(item, balance=False, again=True)
         if container.ready or (container.retiring and not container.cause):
             pool.crashes = 0
         elif not self._stopping:
@@ -639,6 +643,7 @@ class ContainerService(Service):
             finished_at=container.finished_at,
             enqueued_at=container.enqueued_at,
             gpu_config=container.function.definition.resources.gpu_config,
+            result=container.result,
         )
         return api_pb2.TaskGetInfoResponse(app_id=container.function.app_id, info=info)
 
@@ -650,6 +655,17 @@ def _describe_exit(code: int, container: Container) -> str:
         return f"the container ran out of memory: it used more than its {limit} MiB"
     how = f"was killed by signal {-code}" if code < 0 else f"ended with exit status {code}"
     return f"the container {how}"
+
+
+def _result(container: Container, reason: str) -> Result:
+    """How a container has ended, as TaskGetInfo has it."""
+    if container.failure is not None:
+        return container.failure
+    if container.process is not None and container.process.oom:
+        return Result(status=Result.GENERIC_STATUS_KERNEL_OOM_KILL, exception=reason)
+    if container.retiring and not container.cause:
+        return Result(status=Result.GENERIC_STATUS_SUCCESS)
+    return Result(status=Result.GENERIC_STATUS_FAILURE, exception=reason)
 
 
 def _origin(container: Container) -> Origin:

@@ -1,0 +1,256 @@
+"""What becomes of calls when containers, tokens, the way to Modal or the caller go away meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import mini
+import pytest
+from fronts import Fronts
+from mini_modal import ModalApparatus
+from modal_emulator import Emulator
+from places import Place
+from scripts import PATIENCE, Script, wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+SQUARES = """
+    import time
+    import mini
+    from mini_modal import ModalApparatus
+
+    def square(x):
+        time.sleep(0.05)
+        return x * x
+
+    with ModalApparatus("NAME", max_workers=2).w(progress=False, window=64) as app:
+        try:
+            for number, result in enumerate(app.map(square, range(COUNT))):
+                assert result == number * number
+                print(result)
+        except mini.MiniError as exc:
+            print(type(exc).__name__, exc)
+    print("end")
+"""
+
+
+@pytest.fixture(scope="module")
+def app(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModalApparatus]:
+    with place.apparatus("test-failures", tmp_path_factory.mktemp("no-project")) as app:
+        yield app
+
+
+def squares(name: str, count: int) -> str:
+    return SQUARES.replace("NAME", name).replace("COUNT", str(count))
+
+
+def modal(place: Place, *arguments: str) -> list[dict[str, str]]:
+    """What Modal's own command says, run as a user does."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "modal", *arguments, "--json"],
+        env=place.environ,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    )
+    rows: list[dict[str, str]] = json.loads(done.stdout)
+    return rows
+
+
+# --- memory: what Modal itself makes of a container that has too little, nobody has seen yet ---
+
+
+def test_a_call_that_takes_more_memory_than_there_is_says_so(app: ModalApparatus, builder: Emulator) -> None:
+    def greedy(x: int) -> int:
+        taken = [bytearray(16 << 20) for _ in range(1000)] if x == 1 else []
+        return len(taken) + x
+
+    outcomes = list(app.w(memory=300).map(greedy, range(3), return_exceptions=True))
+    check_memory(app, outcomes)
+
+
+def test_a_container_that_runs_out_of_memory_says_so(app: ModalApparatus, builder: Emulator) -> None:
+    def greedy(x: int) -> int:
+        if x == 1:
+            # Now the kernel rather kills the container's own process than the call's.
+            Path(f"/proc/{os.getppid()}/oom_score_adj").write_text("1000")
+            taken = [bytearray(16 << 20) for _ in range(1000)]
+            return len(taken)
+        return x
+
+    outcomes = list(app.w(memory=300, chunk=1).map(greedy, range(3), return_exceptions=True))
+    check_memory(app, outcomes)
+
+
+def check_memory(app: ModalApparatus, outcomes: Sequence[object]) -> None:
+    """Of three calls the one in the middle was out of memory, and says so."""
+    assert [outcomes[0], outcomes[2]] == [0, 2]
+    assert isinstance(outcomes[1], mini.WorkerLost)
+    assert "out of memory" in str(outcomes[1])
+    failures = [record.failure for record in app.records() if record.failure is not None]
+    assert [(failure.index, failure.kind) for failure in failures][-1] == (1, "out-of-memory")
+
+
+def test_a_timeout_of_modals_own_is_a_timeout(app: ModalApparatus) -> None:
+    def sleepy(x: int) -> int:
+        if x == 1:
+            signal.pause()
+        return x
+
+    outcomes = list(app.w(modal={"timeout": 2}, chunk=1).map(sleepy, range(3), return_exceptions=True))
+    assert [outcomes[0], outcomes[2]] == [0, 2]
+    assert isinstance(outcomes[1], mini.JobTimeout)
+
+
+# --- the token ---
+
+
+def test_a_token_that_is_revoked_meanwhile_ends_the_map(tmp_path: Path) -> None:
+    with Emulator() as emulator, Script(tmp_path, squares("revoked", 100_000), emulator.environ) as script:
+        assert script.line() == "0"
+        revoke(emulator)
+        assert script.finish(30) == 0
+    assert script.out[-1] == "end"
+    assert script.out[-2].startswith("AuthError Modal says: ")
+    assert "mini auth modal" in script.out[-2]
+    assert emulator.token[1] not in "".join(script.out + script.err)
+
+
+def revoke(emulator: Emulator) -> None:
+    """As somebody does on Modal's pages."""
+    from grpclib.client import Channel
+    from modal_proto import api_pb2
+    from modal_proto.api_grpc import ModalClientStub
+
+    async def delete() -> None:
+        channel = Channel("127.0.0.1", int(emulator.url.rpartition(":")[2]))
+        try:
+            names = ("x-modal-token-id", "x-modal-token-secret")
+            await ModalClientStub(channel).TokenDelete(
+                api_pb2.TokenDeleteRequest(token_id=emulator.token[0]),
+                metadata=dict(zip(names, emulator.token, strict=True)),
+                timeout=PATIENCE,
+            )
+        finally:
+            channel.close()
+
+    asyncio.run(delete())
+
+
+# --- the way to Modal ---
+
+# The map is to go on for longer than its window, which has arrived meanwhile.
+OUTAGES = [(3, 100), pytest.param(20, 400, marks=pytest.mark.soak)]
+
+
+@pytest.mark.parametrize(("seconds", "count"), OUTAGES)
+def test_a_map_goes_on_after_the_control_plane_was_gone(
+    seconds: float, count: int, builder: Emulator, fronts: Fronts, tmp_path: Path
+) -> None:
+    link = fronts.link(builder.url)
+    env = {**builder.environ, "MODAL_SERVER_URL": link.url}
+    with Script(tmp_path, squares("cut", count), env) as script:
+        assert script.line() == "0"
+        link.cut()
+        fronts.run(asyncio.sleep(seconds))
+        link.mend()
+        assert script.finish() == 0
+    assert script.out == [*(str(x * x) for x in range(count)), "end"]
+
+
+@pytest.mark.parametrize(("seconds", "count"), OUTAGES)
+def test_a_map_goes_on_after_the_control_plane_did_not_answer(
+    seconds: float, count: int, builder: Emulator, fronts: Fronts, tmp_path: Path
+) -> None:
+    with Script(tmp_path, squares("stopped", count), builder.environ) as script:
+        assert script.line() == "0"
+        os.kill(builder.pid, signal.SIGSTOP)
+        try:
+            fronts.run(asyncio.sleep(seconds))
+        finally:
+            os.kill(builder.pid, signal.SIGCONT)
+        assert script.finish() == 0
+    assert script.out == [*(str(x * x) for x in range(count)), "end"]
+
+
+TALK = """
+    import time
+    from mini_modal import ModalApparatus
+
+    def talk(x):
+        for number in range(20):
+            print(x, number)
+            time.sleep(0.1)
+        return x
+
+    with ModalApparatus("talk", max_workers=2).w(progress=False) as app:
+        for result in app.map(talk, range(6)):
+            print(result)
+        print(sorted(line.text for line in app.logs()) == sorted(f"{x} {n}" for x in range(6) for n in range(20)))
+"""
+
+
+def test_what_calls_say_while_the_control_plane_is_gone_is_not_lost(
+    builder: Emulator, fronts: Fronts, tmp_path: Path
+) -> None:
+    link = fronts.link(builder.url)
+    with Script(tmp_path, TALK, {**builder.environ, "MODAL_SERVER_URL": link.url}) as script:
+        assert script.line() == "0"
+        for _ in range(3):
+            link.cut()
+            fronts.run(asyncio.sleep(0.7))
+            link.mend()
+            fronts.run(asyncio.sleep(0.3))
+        assert script.finish() == 0
+    assert script.out == ["0", "1", "2", "3", "4", "5", "True"]
+
+
+# --- much ---
+
+
+def test_large_arguments_and_results(app: ModalApparatus) -> None:
+    def turned(data: bytes) -> bytes:
+        return data[::-1]
+
+    data = bytes(range(256)) * (200_000_000 // 256)
+    assert app.run(turned, data) == data[::-1]
+
+
+def test_large_results_of_calls_that_take_a_while(app: ModalApparatus) -> None:
+    import hashlib
+
+    def noise(x: int) -> bytes:
+        import random
+        import time
+
+        time.sleep(0.4)  # after this long a result is sent before its group has ended
+        return random.Random(x).randbytes(1 << 20) * 130
+
+    wanted = [hashlib.sha256(noise(x)).digest() for x in range(2)]
+    found = [hashlib.sha256(data).digest() for data in app.w(max_workers=1).map(noise, range(2))]
+    assert found == wanted
+    assert [hashlib.sha256(data).digest() for data in app.stream(lambda: map(noise, range(2)))] == wanted
+
+
+# --- the caller ---
+
+
+def test_ctrl_c_leaves_nothing_running(place: Place, tmp_path: Path) -> None:
+    with Script(tmp_path, squares("interrupted", 100_000), place.environ) as script:
+        assert script.line() == "0"
+        script.interrupt()
+        assert script.finish() != 0
+    assert "KeyboardInterrupt" in "".join(script.err)
+    assert "end" not in script.out
+    mine = [row for row in modal(place, "app", "list") if row["description"] == "mini-interrupted"]
+    assert {row["state"] for row in mine} == {"stopped"}
+    ids = {row["app_id"] for row in mine}
+    wait_until(lambda: not [row for row in modal(place, "container", "list") if row["app_id"] in ids])
