@@ -12,7 +12,7 @@ from pathlib import Path
 
 RATE = 250  # looks per second
 SHOWN = 25
-WAITS = ("select (selectors.py)", "_worker (concurrent/futures/thread.py)")
+WAITS = ("select (selectors.py)", "Condition.wait (threading.py)", "_worker (concurrent/futures/thread.py)")
 """Where a thread is that has nothing to do: py-spy does not always see that."""
 
 

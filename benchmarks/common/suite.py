@@ -32,6 +32,7 @@ class EmulatorSuite(Generic[E]):
         title: of the page.
         rounds: says of which scenarios there are not as many rounds as of the others.
         method, readings: paragraphs of the page, before and after the targets; each line is one of the page's.
+        reasons: a section of the page, about where the time goes.
         distributions: whose versions matter.
     """
 
@@ -48,6 +49,7 @@ class EmulatorSuite(Generic[E]):
     full: E
     targets: Sequence[Target]
     figures: Sequence[Figure]
+    reasons: Sequence[str] = ()
 
     @property
     def path(self) -> Path:
@@ -119,5 +121,7 @@ class EmulatorSuite(Generic[E]):
             "## Figures",
             "",
             figure_table(run.samples, self.figures),
+            "",
+            *self.reasons,
         ]
         return "\n".join(lines).rstrip() + "\n"

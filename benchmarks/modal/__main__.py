@@ -6,7 +6,7 @@ import sys
 
 from ..common.suite import EmulatorSuite
 from .conduct import FULL, QUICK, SCENARIOS, Bench
-from .report import DISTRIBUTIONS, FIGURES, METHOD, READINGS
+from .report import DISTRIBUTIONS, FIGURES, METHOD, READINGS, REASONS
 from .targets import TARGETS
 
 main = EmulatorSuite(
@@ -23,6 +23,7 @@ main = EmulatorSuite(
     full=FULL,
     targets=TARGETS,
     figures=FIGURES,
+    reasons=REASONS,
 ).main
 
 
