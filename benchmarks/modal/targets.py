@@ -18,8 +18,8 @@ TARGETS = [
     ratio(
         "tiny", "tiny.rate", "mini", "raw", 20, "tiny calls: calls per second, against `Function.map`", "≥"
     ),
-    ratio("slow_8", "slow_8.rate", "mini", "raw", 0.95, "calls of 100 ms, 8 containers: likewise", "≥"),
-    ratio("slow_2", "slow_2.rate", "mini", "raw", 0.95, "… 2 containers", "≥"),
+    ratio("slow_8", "slow_8.rate", "mini", "raw", 0.95, "calls of 100 ms: likewise, 8 containers", "≥"),
+    ratio("slow_2", "slow_2.rate", "mini", "raw", 0.95, "…, 2 containers", "≥"),
     ratio("single", "single.median", "mini", "raw", 1.3, "warm `run`: p50, against `.remote`"),
     ratio(
         "constant",
