@@ -12,6 +12,7 @@ from importlib import import_module
 SUITES = {
     "localpool": "mini's local pool against other pools",
     "emulator": "what the Modal emulator costs",
+    "modal": "mini on Modal against Modal's own map and calls",
 }
 
 

@@ -14,10 +14,23 @@ from pathlib import Path
 from .samples import Samples
 from .targets import Verdict, number
 
-__all__ = ["machine", "markdown", "subject_table", "summary", "target_table"]
+__all__ = [
+    "Figure",
+    "figure_table",
+    "machine",
+    "markdown",
+    "megabytes",
+    "milliseconds",
+    "seconds",
+    "subject_table",
+    "summary",
+    "target_table",
+]
 
 Column = tuple[str, str, Callable[[float], str]]
 """A title, a measure, and how its values are shown."""
+Figure = tuple[str, str, str, Callable[[float], str]]
+"""A title, a measure, a subject, and how its values are shown."""
 
 
 def target_table(found: list[Verdict]) -> str:
@@ -65,6 +78,33 @@ def subject_table(samples: Samples, columns: Iterable[Column], names: Sequence[s
             rows.append(row)
     notes = [f"[{mark}] {note}" for note, mark in numbers.items()]
     return markdown(rows), notes
+
+
+def figure_table(samples: Samples, figures: Iterable[Figure]) -> str:
+    """A row for each figure."""
+    rows = [["", "median", "spread"]]
+    for title, measure, subject, show in figures:
+        values = list(samples.of(measure, subject).values())
+        if values:
+            spread = f"{show(min(values))} – {show(max(values))}" if len(values) > 1 else ""
+            rows.append([title, show(statistics.median(values)), spread])
+        elif why := samples.why(measure.split(".")[0], subject):
+            rows.append([title, "–", why])
+    return markdown(rows)
+
+
+def milliseconds(value: float) -> str:
+    """Of seconds."""
+    return f"{value * 1000:.3g} ms"
+
+
+def seconds(value: float) -> str:
+    return f"{number(value)} s"
+
+
+def megabytes(value: float) -> str:
+    """Of MB."""
+    return f"{number(value)} MB"
 
 
 def machine(distributions: Iterable[str]) -> list[str]:

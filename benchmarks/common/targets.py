@@ -10,7 +10,7 @@ from typing import Literal
 
 from .samples import Samples
 
-__all__ = ["Target", "Values", "Verdict", "number", "per_round"]
+__all__ = ["Target", "Values", "Verdict", "number", "per_round", "plain", "ratio"]
 
 Values = Callable[[Samples], list[float]]
 
@@ -83,6 +83,32 @@ def per_round(
         return [combine(*(column[turn] for column in columns)) for turn in turns]
 
     return values, tuple((measure.split(".")[0], subject) for measure, subject in sources)
+
+
+def ratio(
+    scenario: str,
+    measure: str,
+    ours: str,
+    theirs: str,
+    bound: float,
+    what: str,
+    sign: Literal["≥", "≤"] = "≤",
+) -> Target:
+    values, needs = per_round(lambda x, y: x / y, (measure, ours), (measure, theirs))
+    return Target(scenario, what, sign, bound, values, needs=needs)
+
+
+def plain(
+    measure: str,
+    subject: str,
+    bound: float,
+    what: str,
+    unit: str = "",
+    sign: Literal["<", "≤"] = "≤",
+    scale: Callable[[float], float] = float,
+) -> Target:
+    values, needs = per_round(scale, (measure, subject))
+    return Target(measure.split(".")[0], what, sign, bound, values, unit, needs)
 
 
 def number(value: float) -> str:

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import os
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from modal_emulator import Emulator
-
-from ..common.child import Driver, now, seconds_of
+from ..common import server
+from ..common.child import now, seconds_of
 from ..common.effort import BaseEffort, by_name
-from ..common.samples import Missing, Samples, say, take_rounds
-from . import server
-
-Result = dict[str, Any]
+from ..common.emulated import EmulatorBench, Result
+from ..common.samples import take_rounds
 
 MIB = 1 << 20
 SMALL, LARGE = "1 000", "10 000"
 """Maps, by their number of inputs."""
 VERSIONS = (1, 2)
-LIMIT = 300.0
 
 
 @dataclass
@@ -48,32 +39,8 @@ FULL = Effort(rounds=7, seconds=2.0, small=1000, large=10_000, file_mib=1024, id
 QUICK = Effort(rounds=2, seconds=0.5, small=200, large=1000, file_mib=64, idle_seconds=3.0, apps=10)
 
 
-class Bench:
-    """One run of the benchmark, in a folder of its own: the server's cache, which begins empty, is there as well.
-
-    Args:
-        watch: wraps what is done to the server for a sample, given its pid and the sample's name.
-    """
-
-    def __init__(self, effort: Effort, folder: Path, watch: Callable[[int, str], Any] | None = None) -> None:
-        self.effort = effort
-        self.samples = Samples()
-        self._folder = folder
-        self._watch = watch
-        self._server = Emulator(cache=folder / "cache", start_timeout=LIMIT)
-
-    def run(self, scenarios: list[str]) -> Samples:
-        for name in scenarios:
-            say(name)
-            # A new one for each, so that none has to do with what another has left.
-            with self._server:
-                try:
-                    SCENARIOS[name](self)
-                except Missing as exc:
-                    self.samples.miss(name, "*", str(exc))
-        return self.samples
-
-    # --- scenarios ---
+class Bench(EmulatorBench[Effort]):
+    DRIVER = "benchmarks.emulator.driver"
 
     def idle(self) -> None:
         with self._client("idle") as ask:
@@ -163,57 +130,5 @@ class Bench:
 
             take_rounds(self.samples, "apps", ["server"], sample, 1)
 
-    # --- how ---
-
-    def _per(self, sample: Callable[[], Result], count: str) -> Result:
-        """A sample, with the processor time that each of its calls or inputs took, and where."""
-
-        def used() -> dict[str, float]:
-            server_pid = self._server.pid
-            return {
-                "server": server.processor_seconds_of(server_pid),
-                "containers": server.processor_seconds_of(server_pid, children=True),
-                "client": server.processor_seconds_of(self._client_pid),
-            }
-
-        before = used()
-        result = sample()
-        after = used()
-        return {**result, **{where: (after[where] - before[where]) / result[count] for where in before}}
-
-    @contextmanager
-    def _client(self, session: str) -> Iterator[Callable[..., Result]]:
-        """A client's process. What is yielded has it measure something."""
-        code = f"from benchmarks.emulator.driver import main; main({session!r}, {{replies}})"
-        with Driver(code, self._server.environ) as driver:
-            self._client_pid = driver.process.pid
-            driver.ask("ready", LIMIT)
-
-            def ask(order: str, **parameters: Any) -> Result:
-                if self._watch is None:
-                    return driver.ask(order, LIMIT, **parameters)
-                with self._watch(self._server.pid, f"{session}-{order}"):
-                    return driver.ask(order, LIMIT, **parameters)
-
-            yield ask
-
 
 SCENARIOS = by_name(Bench.idle, Bench.cold, Bench.warm, Bench.map, Bench.volume, Bench.apps)
-
-
-@contextmanager
-def new_bench(effort: Effort, watch: Callable[[int, str], Any] | None = None) -> Iterator[Bench]:
-    """A benchmark whose server and clients have all of their files, temporary ones too, in a folder that goes."""
-    with tempfile.TemporaryDirectory(prefix="mini-bench-") as name:
-        folder = Path(name)
-        (folder / "tmp").mkdir()
-        before = os.environ.get("TMPDIR")
-        tempfile.tempdir = os.environ["TMPDIR"] = str(folder / "tmp")
-        try:
-            yield Bench(effort, folder, watch)
-        finally:
-            tempfile.tempdir = None
-            if before is None:
-                del os.environ["TMPDIR"]
-            else:
-                os.environ["TMPDIR"] = before

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import modal
 
-from ..common.orders import serve_orders
+from ..common.clients import Orders, Result, latencies, serve_session, wait_for_containers
 from . import program
-
-Result = dict[str, Any]
-Orders = dict[str, Callable[..., Result]]
 
 now = time.perf_counter
 
 
 def main(session: str, replies: int) -> None:
-    """Measure when it is told to, until standard input ends; "ready" waits until it can."""
-    with SESSIONS[session]() as orders:
-        orders["ready"] = dict
-        serve_orders(replies, lambda order, **parameters: orders[order](**parameters))
+    serve_session(SESSIONS[session](), replies)
 
 
 @contextmanager
@@ -33,7 +25,7 @@ def cold() -> Iterator[Orders]:
     with program.cold_app.run():
 
         def remote() -> Result:
-            _wait_for_containers(program.once, 0)
+            wait_for_containers(program.once, 0)
             begin = now()
             assert program.once.remote(7) == 7
             return {"seconds": now() - begin}
@@ -47,30 +39,14 @@ def warm() -> Iterator[Orders]:
     client = modal.Client.from_env()  # the one that the app uses
 
     def hello(seconds: float) -> Result:
-        return _latencies(client.hello, seconds)
+        return latencies(client.hello, seconds)
 
     def remote(seconds: float) -> Result:
-        return _latencies(lambda: program.identity.remote(7), seconds)
+        return latencies(lambda: program.identity.remote(7), seconds)
 
     with program.warm_app.run():
         assert program.identity.remote(7) == 7
         yield {"hello": hello, "remote": remote}
-
-
-def _latencies(call: Callable[[], object], seconds: float) -> Result:
-    """Seconds of single calls, one after the other."""
-    call()
-    samples: list[float] = []
-    end = now() + seconds
-    while (begin := now()) < end:
-        call()
-        samples.append(now() - begin)
-    samples.sort()
-    return {
-        "median": statistics.median(samples),
-        "p99": samples[int(len(samples) * 0.99)],
-        "calls": len(samples),
-    }
 
 
 @contextmanager
@@ -85,7 +61,7 @@ def mapping() -> Iterator[Orders]:
         return {"per_input": seconds / count, "inputs": count}
 
     with program.map_app.run():
-        _wait_for_containers(program.mapped, program.MAP_CONTAINERS)
+        wait_for_containers(program.mapped, program.MAP_CONTAINERS)
         inputs(100 * program.MAP_CONTAINERS)
         yield {"map": inputs}
 
@@ -134,14 +110,6 @@ def idle() -> Iterator[Orders]:
         return {}
 
     yield {"deploy": deploy}
-
-
-def _wait_for_containers(function: modal.Function[..., Any, Any], count: int, limit: float = 60.0) -> None:
-    end = now() + limit
-    while function.get_current_stats().num_total_runners != count:
-        if now() > end:
-            raise TimeoutError(f"there are not {count} containers after {limit:g} s")
-        time.sleep(0.05)
 
 
 SESSIONS = {"cold": cold, "warm": warm, "map": mapping, "volumes": volumes, "apps": apps, "idle": idle}

@@ -1,16 +1,9 @@
-"""The tables: every target with its verdict, and all figures."""
+"""What the page says, and the figures that it shows."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable
-
-from ..common.report import markdown, summary, target_table
-from ..common.run import Run
-from ..common.samples import Samples
-from ..common.targets import number
-from .conduct import LARGE, QUICK, SMALL, VERSIONS
-from .targets import TARGETS
+from ..common.report import Figure, megabytes, milliseconds, seconds
+from .conduct import LARGE, SMALL, VERSIONS
 
 DISTRIBUTIONS = ("modal-emulator", "modal", "grpclib", "protobuf", "aiohttp")
 
@@ -36,86 +29,33 @@ READINGS = [
 ]
 
 
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1000:.3g} ms"
-
-
-def _s(seconds: float) -> str:
-    return f"{number(seconds)} s"
-
-
-def _mb(value: float) -> str:
-    return f"{number(value)} MB"
-
-
-FIGURES: list[tuple[str, str, str, Callable[[float], str]]] = [
-    ("`import modal`", "cold.seconds", "import modal", _s),
-    ("cold `.remote`", "cold.seconds", "remote", _s),
-    ("bare unary call, p50", "warm.median", "hello", _ms),
-    ("… p99", "warm.p99", "hello", _ms),
-    ("warm `.remote`, p50", "warm.median", "remote", _ms),
-    ("… p99", "warm.p99", "remote", _ms),
-    ("… processor time of the server", "warm.server", "remote", _ms),
-    ("… of the client", "warm.client", "remote", _ms),
-    ("… of the container", "warm.containers", "remote", _ms),
-    ("`map` of 1 000, per input", "map.per_input", SMALL, _ms),
-    ("… of 10 000", "map.per_input", LARGE, _ms),
-    ("… processor time of the server", "map.server", LARGE, _ms),
-    ("… of the client", "map.client", LARGE, _ms),
-    ("… of the containers", "map.containers", LARGE, _ms),
-    ("`cp` of 1 GiB", "volume.seconds", "cp", _s),
+FIGURES: list[Figure] = [
+    ("`import modal`", "cold.seconds", "import modal", seconds),
+    ("cold `.remote`", "cold.seconds", "remote", seconds),
+    ("bare unary call, p50", "warm.median", "hello", milliseconds),
+    ("… p99", "warm.p99", "hello", milliseconds),
+    ("warm `.remote`, p50", "warm.median", "remote", milliseconds),
+    ("… p99", "warm.p99", "remote", milliseconds),
+    ("… processor time of the server", "warm.server", "remote", milliseconds),
+    ("… of the client", "warm.client", "remote", milliseconds),
+    ("… of the container", "warm.containers", "remote", milliseconds),
+    ("`map` of 1 000, per input", "map.per_input", SMALL, milliseconds),
+    ("… of 10 000", "map.per_input", LARGE, milliseconds),
+    ("… processor time of the server", "map.server", LARGE, milliseconds),
+    ("… of the client", "map.client", LARGE, milliseconds),
+    ("… of the containers", "map.containers", LARGE, milliseconds),
+    ("`cp` of 1 GiB", "volume.seconds", "cp", seconds),
     *(
         row
         for version in VERSIONS
         for row in (
-            (f"1 GiB into a Volume v{version}", "volume.seconds", f"put v{version}", _s),
-            ("… the server grows by", "volume.grown", f"put v{version}", _mb),
-            ("… out of it again", "volume.seconds", f"get v{version}", _s),
-            ("… the server grows by", "volume.grown", f"get v{version}", _mb),
+            (f"1 GiB into a Volume v{version}", "volume.seconds", f"put v{version}", seconds),
+            ("… the server grows by", "volume.grown", f"put v{version}", megabytes),
+            ("… out of it again", "volume.seconds", f"get v{version}", seconds),
+            ("… the server grows by", "volume.grown", f"get v{version}", megabytes),
         )
     ),
-    ("idle server, memory", "idle.memory", "server", _mb),
+    ("idle server, memory", "idle.memory", "server", megabytes),
     ("… processor", "idle.load", "server", lambda percent: f"{percent:.2g} %"),
-    ("an ephemeral app with one call", "apps.seconds", "server", _s),
+    ("an ephemeral app with one call", "apps.seconds", "server", seconds),
 ]
-
-
-def figure_table(samples: Samples) -> str:
-    rows = [["", "median", "spread"]]
-    for title, measure, subject, show in FIGURES:
-        values = list(samples.of(measure, subject).values())
-        if values:
-            spread = f"{show(min(values))} – {show(max(values))}" if len(values) > 1 else ""
-            rows.append([title, show(statistics.median(values)), spread])
-        elif why := samples.why(measure.split(".")[0], subject):
-            rows.append([title, "–", why])
-    return markdown(rows)
-
-
-def page(run: Run) -> str:
-    """docs/benchmarks-emulator.md."""
-    found = run.verdicts(TARGETS)
-    lines = [
-        "# Benchmarks of the Modal emulator",
-        "",
-        "<!-- Written by `./go bench emulator --write-docs`; edits are lost. -->",
-        "",
-        *(f"- {line}" for line in run.where),
-        f"- {run.effort.rounds} rounds (of cold starts thrice as many, of long ones half), {run.minutes:.0f} minutes.",
-        *(["- A quick run, of fewer and smaller things than the tables say."] if run.effort == QUICK else []),
-        "",
-        *METHOD,
-        "",
-        "## Targets",
-        "",
-        *summary(found),
-        target_table(found),
-        "",
-        *READINGS,
-        "",
-        "## Figures",
-        "",
-        figure_table(run.samples),
-        "",
-    ]
-    return "\n".join(lines).rstrip() + "\n"

@@ -2,32 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
-
-from ..common.targets import Target, per_round
+from ..common.targets import plain, ratio
 from .conduct import LARGE, SMALL, VERSIONS
 
 TOLERANCE = 1.1
 """As much as two runs of the same differ by."""
-
-
-def ratio(scenario: str, measure: str, ours: str, theirs: str, bound: float, what: str) -> Target:
-    values, needs = per_round(lambda x, y: x / y, (measure, ours), (measure, theirs))
-    return Target(scenario, what, "≤", bound, values, needs=needs)
-
-
-def plain(
-    measure: str,
-    subject: str,
-    bound: float,
-    what: str,
-    unit: str = "",
-    sign: Literal["<", "≤"] = "≤",
-    scale: Callable[[float], float] = float,
-) -> Target:
-    values, needs = per_round(scale, (measure, subject))
-    return Target(measure.split(".")[0], what, sign, bound, values, unit, needs)
 
 
 TARGETS = [

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from .adapter import MessageCarrier
-from .carrier import Broken, Group, Lost
+from .carrier import Broken, Group, Lost, Returned
 from .relay import Relay
 from .wire import Frame, Frames, join_frames, split_frames
 
@@ -209,6 +209,13 @@ class RequestCarrier(MessageCarrier):
                 early = self._early.get(group)
                 if early is not None and count + 1 >= early.news:
                     self._over(group, early)
+
+    def untouched(self, group: int) -> None:
+        """A group will not be run, and nobody has begun to: all of it is given back."""
+        with self._order:
+            self._settle(group)
+            if (waiting := self.groups.get(group)) is not None:
+                self.post(Returned(waiting, waiting.count))
 
     def answered(self, group: int, answer: Answer | BaseException) -> None:
         """The answer of a group has come; or, with an error, none will, nor will news that it waits for."""

@@ -5,6 +5,7 @@ Nothing here needs an apparatus in hand: the worker sets the running call, the f
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,19 @@ if TYPE_CHECKING:
 
     from .status import JobInfo
 
-__all__ = ["RunningGroup", "current_job", "emit_metrics", "emit_progress", "get_data_dir"]
+__all__ = [
+    "DATA_DIR_GATE",
+    "RunningGroup",
+    "current_job",
+    "emit_metrics",
+    "emit_progress",
+    "get_data_dir",
+    "pass_data_dir_gate",
+]
+
+DATA_DIR_GATE = "MINI_DATA_DIR_GATE"
+"""A variable of workers that an adapter may set: the path of a Unix socket that closes each connection when the data
+directory is up to date. So what it costs to have it so is spared where no call asks for the directory."""
 
 
 class RunningGroup:
@@ -98,6 +111,7 @@ def get_data_dir() -> Path:
         )
     from pathlib import Path  # likewise
 
+    pass_data_dir_gate()
     path = Path(group.data_dir)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -107,6 +121,23 @@ def get_data_dir() -> Path:
         with telling(path, fix="choose another data_dir", writing=True):
             raise
     return path
+
+
+_passed = False
+
+
+def pass_data_dir_gate() -> None:
+    """Wait until the data directory is up to date, for the first time that this process uses it."""
+    global _passed
+    gate = os.environ.get(DATA_DIR_GATE)
+    if gate is None or _passed:
+        return
+    import socket
+
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(gate)
+        connection.recv(1)
+    _passed = True
 
 
 def emit_progress(step: float, total: float | None = None, message: str = "") -> None:

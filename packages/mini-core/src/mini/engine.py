@@ -38,8 +38,6 @@ __all__ = ["Engine", "Flow", "Part", "Records"]
 GROUP_SECONDS = 0.03
 """Calls are grouped until a group takes about this long: many times a round trip, too short to wait for."""
 GROUP_BYTES = 1 << 20
-QUICK_SECONDS = 0.06
-"""A worker gets its next group ahead of time if groups take less than this."""
 MOST_CHUNK = 2048
 CHUNK_GROWTH = 8
 FIRST_WINDOW, LAST_WINDOW = 2048, 8192
@@ -582,7 +580,7 @@ class Engine:
                 latest = event.elapsed / 1e9 / group.received
                 mean = flow.mean
                 flow.mean = latest if mean is None or latest < mean else (mean + latest) / 2
-                flow.task.quick = flow.mean * max(flow.last_chunk, 1) < QUICK_SECONDS
+                flow.task.quick = flow.mean * max(flow.last_chunk, 1) < self.carrier.quick_seconds
         self._announce(flow)
 
     def _end_group(self, flow: Flow, group: Group) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from mini import Apparatus, Capability, OptionError, find_project_root
 from mini.carrier import Carrier
+from mini.context import pass_data_dir_gate
 from mini.local.pool import ProcessPool
 from mini.options import Options
 from mini.volume import DirectoryVolume
@@ -82,6 +83,7 @@ class ModalApparatus(Apparatus):
         if INSIDE in os.environ:
             from pathlib import Path
 
+            pass_data_dir_gate()
             return DirectoryVolume(Path(MOUNT))
         return ModalVolume(f"mini-{self.name}")
 

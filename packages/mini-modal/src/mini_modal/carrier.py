@@ -18,7 +18,14 @@ __all__ = ["ModalCarrier"]
 CONSTANT_BYTES = 256 * 1024
 """Programs from this size on go through the volume, once, instead of with each group."""
 
-Make = Callable[[Callable[[int, Answer | BaseException], None], Callable[[list[News]], None]], Session]
+Make = Callable[
+    [
+        Callable[[int, Answer | BaseException], None],
+        Callable[[list[News]], None],
+        Callable[[int], None],
+    ],
+    Session,
+]
 
 
 class ModalCarrier(RequestCarrier):
@@ -28,6 +35,9 @@ class ModalCarrier(RequestCarrier):
         width: how many containers there may be.
         make: makes the session, of what it is to call.
     """
+
+    # The way to Modal and back may take a tenth of a second, for which a container would have nothing to do.
+    quick_seconds = 1.0
 
     def __init__(self, width: int, make: Make) -> None:
         super().__init__(width)
@@ -41,10 +51,11 @@ class ModalCarrier(RequestCarrier):
 
     def start(self, group: Group) -> str:
         if self._session is None:
-            self._session = self._make(self.answered, self.heard)
+            self._session = self._make(self.answered, self.heard, self.untouched)
         message = self.pack(group, program=True)
         task = group.task
-        # A dead container takes along what waits in it, and nobody can tell that from what ran: a lone call is safer.
+        # A dead container takes along what waits in it, and nobody can tell that from what ran: lone calls wait at
+        # Modal, for whichever container is free first.
         quick = task.quick and group.count > 1
         constant: Callable[[], Frames] | None = None
         parcel = Parcel(message, quick=quick)
@@ -63,7 +74,7 @@ class ModalCarrier(RequestCarrier):
 
     def give_back(self, group: Group) -> None:
         if self._session is not None:
-            self._session.order(group.id, ("give back",))
+            self._session.take_back(group.id)
 
     def credit(self, task: Task, count: int) -> None:
         for group in self._of(task):

@@ -32,6 +32,7 @@ def make_app(
         @modal.enter()
         async def begin(self) -> None:
             self.host = Host(setup)
+            await self.host.begin()
 
         @modal.exit()
         async def end(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from mini.wire import Frames, join_frames, split_frames
 
-__all__ = ["INSIDE", "LARGEST_ENTRY", "LARGEST_ITEM", "Claim", "Order", "Parcel", "Setup"]
+__all__ = ["INSIDE", "LARGEST_ENTRY", "LARGEST_ITEM", "TAKEN_BACK", "Claim", "Order", "Parcel", "Setup"]
 
 INSIDE = "MINI_MODAL_CONTAINER"
 """A variable that is set where calls run."""
@@ -24,6 +24,8 @@ LARGEST_ENTRY = 64 << 20
 
 Claim = tuple[str, str]
 """Who runs a group: the ids of the Modal call, and of the container. Under the group's number in the dict of claims."""
+TAKEN_BACK: Claim = ("", "")
+"""The claim of the caller itself: nobody is to run it."""
 
 Order = tuple[Any, ...]
 """("give back",), ("credit", count) or ("doom", grace): the methods of `mini.adapter.Relay`."""

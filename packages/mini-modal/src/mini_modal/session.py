@@ -20,7 +20,7 @@ from mini import MiniError
 from mini.answering import Answer, News
 from mini.wire import join_frames
 
-from .messages import Claim, Order, Parcel, Setup
+from .messages import TAKEN_BACK, Claim, Order, Parcel, Setup
 from .patience import Attempts, Patience
 from .volume import RESERVED
 
@@ -80,6 +80,7 @@ class Session:
         answered: called with (group, answer) when a group is over, and with (group, error) when it is lost with its
             container or cannot be had at all.
         told: called with news in between.
+        untouched: called with a group that was taken back before a container had it.
         All of them in the session's thread.
     """
 
@@ -88,10 +89,12 @@ class Session:
         definition: Definition,
         answered: Callable[[int, Answer | BaseException], None],
         told: Callable[[list[News]], None],
+        untouched: Callable[[int], None],
     ) -> None:
         self._definition = definition
         self._answered = answered
         self._told = told
+        self._untouched = untouched
         self._loop = asyncio.new_event_loop()
         self._started: asyncio.Task[Any] | None = None
         self._stack = contextlib.AsyncExitStack()
@@ -116,6 +119,10 @@ class Session:
     def order(self, group: int, order: Order) -> None:
         """Send an order to the container that runs a group."""
         self._spawn(self._order(group, order))
+
+    def take_back(self, group: int) -> None:
+        """Have those calls of a group given back that have not started."""
+        self._spawn(self._take_back(group))
 
     def constant_name(self, frames: list[Any]) -> str:
         """The name in the volume of what a program's frames are."""
@@ -193,7 +200,11 @@ class Session:
             call = await self._ready()
             if constant is not None:
                 await self._upload(parcel.constant, constant)
-            answer = Answer.unpack(await self._ask(call, group, parcel.pack()))
+            data = await self._ask(call, group, parcel.pack())
+            if data is None:
+                self._untouched(group)
+                return
+            answer = Answer.unpack(data)
             if answer.fault:
                 raise await self._death(group, answer.fault)
         except Exception as exc:
@@ -206,8 +217,11 @@ class Session:
             self._with_news.add(group)
         self._answered(group, answer)
 
-    async def _ask(self, call: Any, group: int, data: bytes) -> bytes:
-        """Have a container run a group, once, even if Modal cannot be reached for a while meanwhile."""
+    async def _ask(self, call: Any, group: int, data: bytes) -> bytes | None:
+        """Have a container run a group, once, even if Modal cannot be reached for a while meanwhile.
+
+        None if it was taken back before one had it.
+        """
         import modal
 
         claim: Claim | None = None
@@ -226,6 +240,8 @@ class Session:
                     return answer
             # Whether Modal had taken the call, or which of several runs the group: who runs it has said so.
             claim = await self._patience.ask(partial(self._claims.get.aio, str(group)))
+            if claim == TAKEN_BACK:
+                return None
 
     async def _death(self, group: int, fault: str) -> ContainerDied:
         """Why the container that ran a group has ended, as far as Modal says."""
@@ -299,6 +315,16 @@ class Session:
         with contextlib.suppress(Exception):
             await self._ready()
             await self._patience.ask(partial(self._orders.put.aio, order, partition=f"g{group}"))
+
+    async def _take_back(self, group: int) -> None:
+        with contextlib.suppress(Exception):  # likewise
+            await self._ready()
+            # Whoever claims it has it: a container that comes later leaves it alone.
+            take = partial(self._claims.put.aio, str(group), TAKEN_BACK, skip_if_exists=True)
+            if await self._patience.ask(take):
+                self._untouched(group)
+            else:
+                await self._order(group, ("give back",))
 
     async def _upload(self, name: str, frames: Callable[[], list[Any]]) -> None:
         """Put what all calls of a map share into the volume, once."""

@@ -7,12 +7,14 @@ import contextlib
 import marshal
 import mmap
 import os
+import tempfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import modal
 from mini.answering import Answer, News, Responder
+from mini.context import DATA_DIR_GATE
 from mini.local.pool import ProcessPool
 from mini.wire import Frames, split_frames
 from modal.experimental import set_local_input_concurrency
@@ -21,8 +23,9 @@ from .messages import INSIDE, LARGEST_ENTRY, LARGEST_ITEM, Claim, Parcel, Setup
 
 __all__ = ["Host"]
 
-ORDERS_AFTER = 0.05
-"""Seconds that a group must have run before orders for it are listened to; streams are ordered about at once."""
+ORDERS_AFTER, LONE_ORDERS_AFTER = 0.05, 0.2
+"""Seconds that a group must have run before orders for it are listened to. A lone call has nothing to give back, and
+can only be ended; streams are ordered about at once."""
 MOST_ITEMS = 100
 """Items that a queue takes at once."""
 MOST_PROGRAMS = 16
@@ -43,42 +46,61 @@ class Host:
         self._claims = modal.Dict.from_id(setup.claims)
         self._volume = modal.Volume.from_id(setup.volume)
         self._mount = Path(setup.mount)
+        self._gate = Path(tempfile.mkdtemp(prefix="mini-")) / "gate"
+        self._uses_volume = False
+        """Whether a call here has asked for its data directory. From then on it may use that without asking."""
+        self._listening: dict[int, asyncio.Task[None]] = {}
         self._programs: OrderedDict[str, None] = OrderedDict()
-        self._responder = Responder(ProcessPool(1, {}), self._tell)
+        self._responder = Responder(ProcessPool(1, {DATA_DIR_GATE: str(self._gate)}), self._tell)
         self._relay = self._responder.relay
+
+    async def begin(self) -> None:
+        """Open the gate to the volume; before the first call."""
+        self._gate_keeper = await asyncio.start_unix_server(self._pass_gate, self._gate)
 
     async def call(self, data: bytes) -> bytes:
         """Run a group; returns what comes of it, or nothing if another call runs it."""
         parcel = Parcel.unpack(data)
         set_local_input_concurrency(2 if parcel.quick else 1)
         packed, head, _, keep = marshal.loads(parcel.message[0])
-        group, flow = packed[0], packed[1]
+        group, flow, _, count, _ = packed
         # Modal runs the input of a container that died again, in another one, and a caller whose call was cut off may
         # have made it again: whoever comes second leaves it alone.
         mine: Claim = (modal.current_function_call_id() or "", os.environ.get("MODAL_TASK_ID", ""))
-        claimed, _ = await asyncio.gather(
-            self._claims.put.aio(str(group), mine, skip_if_exists=True), self._reload()
-        )
+        claim = self._claims.put.aio(str(group), mine, skip_if_exists=True)
+        if self._uses_volume:
+            claimed, _ = await asyncio.gather(claim, self._reload())
+        else:
+            claimed = await claim
         if not claimed:
             first: Claim = await self._claims.get.aio(str(group))
             return Answer(0, [], "its container died").pack() if first[0] == mine[0] else b""
         message = parcel.message
         if parcel.constant:
-            message = [message[0], *await asyncio.to_thread(self._constant, parcel), *message[1:]]
+            message = [message[0], *await self._constant(parcel), *message[1:]]
         if keep:
             self._remember(flow)
         stream = head is not None and head[1] == "stream"
-        obedience = asyncio.create_task(self._obey(group, flow, 0.0 if stream else ORDERS_AFTER))
+        after = 0.0 if stream else ORDERS_AFTER if count > 1 else LONE_ORDERS_AFTER
+        obedience = self._loop.call_later(after, self._listen, group, flow)
         try:
             answer = await asyncio.to_thread(self._responder.respond, message)
         finally:
             obedience.cancel()
-            await asyncio.gather(obedience, return_exceptions=True)
-        await self._volume.commit.aio()  # type: ignore[no-untyped-call]
+            if (listening := self._listening.pop(group, None)) is not None:
+                listening.cancel()
+        if self._uses_volume:
+            await self._volume.commit.aio()  # type: ignore[no-untyped-call]
         return answer.pack()
 
     def close(self) -> None:
         self._responder.close()
+
+    async def _pass_gate(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """A call asks for its data directory."""
+        await self._reload()
+        self._uses_volume = True
+        writer.close()
 
     async def _reload(self) -> None:
         # Of another group that runs here files may be open; it was reloaded when that one began.
@@ -91,23 +113,33 @@ class Host:
         while len(self._programs) > MOST_PROGRAMS:
             self._relay.forget(self._programs.popitem(last=False)[0])
 
-    def _constant(self, parcel: Parcel) -> Frames:
-        with (self._mount / parcel.constant).open("rb") as file:
+    async def _constant(self, parcel: Parcel) -> Frames:
+        path = self._mount / parcel.constant
+        if not path.exists():
+            await self._reload()
+        return await asyncio.to_thread(self._map, path)
+
+    def _map(self, path: Path) -> Frames:
+        with path.open("rb") as file:
             memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         return split_frames(memoryview(memory), writable=False)
 
-    async def _obey(self, group: int, flow: str, after: float) -> None:
-        """Carry out orders about a group that runs for a while."""
-        await asyncio.sleep(after)
-        while True:
-            order: Any = await self._orders.get.aio(partition=f"g{group}")
-            match order:
-                case ("give back",):
-                    self._relay.give_back(group)
-                case ("credit", int(count)):
-                    self._relay.credit(flow, count)
-                case ("doom", float(grace)):
-                    self._relay.doom(flow, grace)
+    def _listen(self, group: int, flow: str) -> None:
+        """A group runs for a while: there may be orders about it."""
+        self._listening[group] = self._loop.create_task(self._obey(group, flow))
+
+    async def _obey(self, group: int, flow: str) -> None:
+        # What goes wrong here goes wrong for the group as well, and is told about there.
+        with contextlib.suppress(Exception):
+            while True:
+                order: Any = await self._orders.get.aio(partition=f"g{group}")
+                match order:
+                    case ("give back",):
+                        self._relay.give_back(group)
+                    case ("credit", int(count)):
+                        self._relay.credit(flow, count)
+                    case ("doom", float(grace)):
+                        self._relay.doom(flow, grace)
 
     def _tell(self, news: list[News]) -> None:
         """Put news into the queue; in the responder's thread."""

@@ -1,4 +1,4 @@
-"""Where the server's time goes, by looking at it many times a second from outside: for a target that is missed."""
+"""Where a process's time goes, by looking at it many times a second from outside: for a target that is missed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 RATE = 250  # looks per second
 SHOWN = 25
-WAITS = ("select (selectors.py)", "_worker (concurrent/futures/thread.py)")
+WAITS = ("select (selectors.py)", "Condition.wait (threading.py)", "_worker (concurrent/futures/thread.py)")
 """Where a thread is that has nothing to do: py-spy does not always see that."""
 
 
@@ -26,7 +26,7 @@ class Profiler:
 
     @contextmanager
     def __call__(self, pid: int, name: str) -> Iterator[None]:
-        file = self._folder / "stacks"
+        file = self._folder / f"stacks-{pid}"
         file.unlink(missing_ok=True)
         how = ["py-spy", "record", f"--rate={RATE}", "--format=raw", "--duration=3600"]
         process = subprocess.Popen(
@@ -63,7 +63,7 @@ class Profiler:
                 below[function] += count
         total = sum(own.values())
         if not total:
-            return f"{name}: the server has done nothing"
+            return f"{name}: nothing was done"
         busy = total / RATE / self._seconds[name]
         lines = [f"{name}: {total} looks, busy in {busy:.0%} of {self._seconds[name]:.1f} s", "  itself"]
         lines += [f"  {count / total:6.1%}  {function}" for function, count in own.most_common(SHOWN)]

@@ -1,0 +1,1 @@
+"""mini-modal against Modal's own client, on the same emulator."""
