@@ -212,7 +212,7 @@ class RequestCarrier(MessageCarrier):
 
     def untouched(self, group: int) -> None:
         """A group will not be run, and nobody has begun to: all of it is given back."""
-        with self._order:
+        with self._arriving:
             self._settle(group)
             if (waiting := self.groups.get(group)) is not None:
                 self.post(Returned(waiting, waiting.count))
