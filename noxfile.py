@@ -31,6 +31,7 @@ PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.t
 BACKENDS = {
     "local": "mini-core",
     "modal": "mini-modal",
+    "ray": "mini-ray",
 }
 
 # What is slow is slow by what it does, not by where it runs: once, in `tests`, is enough.
