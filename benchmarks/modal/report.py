@@ -52,10 +52,10 @@ REASONS = [
     "## Where the time of calls of 100 ms goes",
     "",
     "This has not been profiled; it follows from the figures above. The same steps lie between two calls of a",
-    "container. A single call takes some 6.4 ms of processor time on mini's side and 4.5 ms on Modal's, in several",
+    "container. A single call takes some 6.8 ms of processor time on mini's side and 5.0 ms on Modal's, in several",
     "processes and threads one after the other. With 8 containers that is a quarter of both cores, and each step",
-    "waits for a processor when another job has them: beside one that kept both busy (a load of 5 to 6), 0.933× was",
-    "measured with 8 containers and 0.958× with 2; beside more, less. An idle machine has not been measured.",
+    "waits for a processor when another job has them: in a run beside one that kept the load at 7 to 12, 0.903× was",
+    "measured with 8 containers and 0.938× with 2. An idle machine has not been measured.",
 ]
 
 
