@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from mini import Apparatus, WorkerLost
-from mini.conformance import ApparatusConformance, MakeApparatus, footprint, overridden
+from mini.conformance import ApparatusConformance, MakeApparatus, footprint, overridden, subjects
 from mini.conformance.err import Unreachable
 from mini.conformance.life import WORK
-from mini.conformance.probes import Tally
 from mini.conformance.scripts import Scripts
 from mini_ray import RayApparatus
 from ray_clusters import RayCluster
@@ -28,25 +24,9 @@ class Ray(ApparatusConformance):
         prelude = f"from mini_ray import RayApparatus\napp = RayApparatus('nowhere', '127.0.0.1:9', {str(storage)!r})\n"
         return Unreachable(prelude)
 
-    @overridden(
-        reason="a call's process that dies is told exactly; what is run again is what a dead actor had not told of"
-    )
-    @pytest.mark.parametrize("when", ["with its actor"])
-    def test_map_13_grouped_also_when_a_worker_dies(
-        self, apparatus: Apparatus, tally: Tally, when: str
-    ) -> None:
-        def note_and_end_actor(number: int) -> int:
-            tally.add(number)
-            if number == 300:
-                os.kill(os.getppid(), signal.SIGKILL)
-                signal.pause()
-            return number
-
-        count = 600
-        results = list(apparatus.map(note_and_end_actor, range(count), return_exceptions=True))
-        assert [n for n, result in enumerate(results) if result != n] == [300]
-        assert isinstance(results[300], WorkerLost)
-        assert {int(number) for number in tally.read()} == set(range(count))
+    @pytest.fixture
+    def deadly(self) -> Callable[..., int]:
+        return subjects.note_and_end_host
 
     @overridden(reason="Ray's own driver leaves its log and a socket open when it disconnects")
     def test_life_03_nothing_is_left_after_close(self, scripts: Scripts) -> None:
