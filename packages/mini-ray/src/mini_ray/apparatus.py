@@ -15,6 +15,7 @@ from mini.volume import DirectoryVolume
 from .carrier import Definition, RayCarrier
 from .cluster import check_fork
 from .resources import ray_options
+from .storage import Mark
 
 if TYPE_CHECKING:
     from mini.volume import Volume
@@ -84,6 +85,7 @@ class RayApparatus(Apparatus):
         check_fork()
         env = dict(options.env or {})
         path = [entry or str(Path.cwd()) for entry in sys.path]
-        args = (env, path, self.worker_data_dir, "")
-        definition = Definition(self._address, ray_options(options), args, find_project_root())
+        args = (env, path, self.worker_data_dir)
+        mark = Mark(self.storage)
+        definition = Definition(self._address, ray_options(options), args, find_project_root(), mark)
         return RayCarrier(options.max_workers, definition)

@@ -17,7 +17,10 @@ from mini.wire import Frame, Frames
 
 from .cluster import ADDRESS
 
-__all__ = ["Worker", "beside", "frames_of"]
+__all__ = ["UNFIT", "Worker", "beside", "frames_of"]
+
+UNFIT = -1
+"""In the place of the number of news: this worker cannot run calls, for the reason that follows."""
 
 BESIDE_BYTES = 1 << 16
 """Pieces from this size on travel beside the pickle, into shared memory and out of it without a copy."""
@@ -43,7 +46,7 @@ class Worker:
         env: variables of the processes in which calls run.
         path: where these import from; empty for what this process has.
         directory: of the volume.
-        seen: a file in it that the caller has made.
+        seen: a file in the storage directory, two above it, that the caller has made; empty if none is needed.
     """
 
     def __init__(self, env: Mapping[str, str], path: Sequence[str], directory: str, seen: str) -> None:
@@ -52,10 +55,12 @@ class Worker:
         if path:
             sys.path[:] = path
         self._fault = ""
-        if seen and not Path(directory, seen).exists():
+        storage = Path(directory).parents[1]
+        if seen and not (storage / seen).exists():
+            node = ray.util.get_node_ip_address()
             self._fault = (
-                f"the node {socket.gethostname()} does not see the volume's directory {directory}; have storage= name "
-                "a directory that all nodes share"
+                f"the node {socket.gethostname()} ({node}) does not see the storage directory {storage} of this "
+                "machine; have storage= name a directory that all nodes share"
             )
         address = ray.get_runtime_context().gcs_address
         self._news: queue.SimpleQueue[list[News]] = queue.SimpleQueue()
@@ -66,7 +71,7 @@ class Worker:
         return self._fault
 
     def run(self, pieces: list[Any], constant: list[Any]) -> list[Any]:
-        """Run a group; returns its answer.
+        """Run a group; returns its answer, or UNFIT and why it cannot.
 
         Args:
             pieces: the message, without the program if that is in `constant`.
@@ -74,6 +79,8 @@ class Worker:
         """
         import ray
 
+        if self._fault:
+            return [UNFIT, self._fault]
         message = frames_of(pieces)
         if constant:
             message[1:1] = frames_of(ray.get(constant[0]))
