@@ -54,14 +54,14 @@ class Definition:
         options: of the actor.
         args: of `Worker`, but for the last.
         root: the project's directory, or None.
-        mark: what nodes have to see.
+        mark: what nodes have to see, or None.
     """
 
     address: str | None
     options: Mapping[str, Any]
     args: tuple[Any, ...]
     root: Path | None
-    mark: Mark
+    mark: Mark | None
 
 
 class _Worker:
@@ -246,7 +246,8 @@ class RayCarrier(RequestCarrier):
             worker.gone = True
         if session is not None:
             session.do(partial(self._end, session, workers))
-            session.do(self._definition.mark.remove)
+            if self._definition.mark is not None:
+                session.do(self._definition.mark.remove)
             session.close()
 
     def abandon(self) -> None:
@@ -311,7 +312,8 @@ class RayCarrier(RequestCarrier):
             }
         env, path, *rest = self._definition.args
         path = path if where.path is None else where.path
-        seen = "" if session.cluster.ours else self._definition.mark.set()
+        mark = self._definition.mark
+        seen = "" if mark is None or session.cluster.ours else mark.set()
         worker.actor = _actor_class().options(**options).remote(where.source, env, list(path), *rest, seen)
         worker.actor.ready.remote().future().add_done_callback(partial(self._is_ready, worker))
         self._listen(worker)

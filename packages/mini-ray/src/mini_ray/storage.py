@@ -1,4 +1,4 @@
-"""Where volumes are kept: a directory that all nodes share."""
+"""Where volumes are kept: in a directory that all nodes share, or in object storage."""
 
 from __future__ import annotations
 
@@ -6,12 +6,52 @@ import contextlib
 import os
 import time
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
-from mini import BackendUnavailable
+from mini import BackendUnavailable, OptionError
+from mini.objects import Store
 
-__all__ = ["Mark"]
+__all__ = ["Mark", "check_url", "is_url", "store"]
 
 STALE_SECONDS = 24 * 3600
+EXTRAS = {"s3": "s3", "s3a": "s3"}
+"""Of mini-ray: what brings the package for a protocol."""
+
+
+def is_url(storage: str | os.PathLike[str]) -> bool:
+    return isinstance(storage, str) and "://" in storage
+
+
+def check_url(url: str) -> None:
+    """Refuse what would put a secret where names are."""
+    if urlsplit(url).password is not None:
+        raise OptionError(
+            "storage takes a URL without a password, because it is logged; have it where fsspec finds it on this "
+            "machine and on all nodes: in the environment, in a file, or in the nodes' role"
+        )
+
+
+def store(url: str) -> Store:
+    """The volume of that URL; reaches nothing."""
+    return Store(url, _open)
+
+
+def _open(url: str) -> tuple[Any, str]:
+    protocol = url.partition("://")[0]
+    try:
+        import fsspec
+
+        files, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+    except ImportError as exc:
+        extra = EXTRAS.get(protocol, "storage")
+        also = "" if protocol in EXTRAS else f", and what fsspec needs for {protocol!r}"
+        raise BackendUnavailable(
+            f"the storage {url} needs a package that is not here ({exc}): uv add 'mini-ray[{extra}]'{also}"
+        ) from exc
+    except ValueError as exc:
+        raise OptionError(f"storage takes a path or a URL that fsspec knows, not {url!r}: {exc}") from exc
+    return files, str(root)
 
 
 class Mark:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import marshal
 import os
 import pickle
 import queue
@@ -11,11 +13,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mini import MiniError
 from mini.answering import News, Responder
 from mini.local.pool import ProcessPool
-from mini.wire import Frame, Frames
+from mini.objects import Doorkeeper
+from mini.station import REPORTS
+from mini.wire import Frame, Frames, split_frames
 
 from .cluster import ADDRESS
+from .node import cache
+from .storage import is_url, store
 
 __all__ = ["UNFIT", "Worker", "beside", "frames_of"]
 
@@ -39,13 +46,18 @@ def frames_of(pieces: Sequence[Any]) -> Frames:
     return [piece if isinstance(piece, bytes) else memoryview(piece) for piece in pieces]
 
 
+def _is_outcome(news: News) -> bool:
+    kind, *_ = marshal.loads(split_frames(news[2], writable=False)[0])
+    return bool(kind != REPORTS)
+
+
 class Worker:
     """Ray makes an actor of it. `run` is called by one or two threads, `listen` and `order` by one each.
 
     Args:
         env: variables of the processes in which calls run.
         path: where these import from; empty for what this process has.
-        directory: of the volume.
+        directory: of the volume, or its URL.
         seen: a file in the storage directory, two above it, that the caller has made; empty if none is needed.
     """
 
@@ -54,6 +66,7 @@ class Worker:
 
         if path:
             sys.path[:] = path
+        self._directory = directory
         self._fault = ""
         storage = Path(directory).parents[1]
         if seen and not (storage / seen).exists():
@@ -64,7 +77,9 @@ class Worker:
             )
         address = ray.get_runtime_context().gcs_address
         self._news: queue.SimpleQueue[list[News]] = queue.SimpleQueue()
-        self._responder = Responder(ProcessPool(1, {ADDRESS: address, **env}), self._news.put)
+        self._volume = Doorkeeper(store(directory), cache() / "volumes") if is_url(directory) else None
+        more = {} if self._volume is None else self._volume.env
+        self._responder = Responder(ProcessPool(1, {ADDRESS: address, **env, **more}), self._tell)
 
     def ready(self) -> str:
         """Why it cannot run calls; empty if it can."""
@@ -84,8 +99,21 @@ class Worker:
         message = frames_of(pieces)
         if constant:
             message[1:1] = frames_of(ray.get(constant[0]))
-        answer = self._responder.respond(message)
+        try:
+            with self._volume.around() if self._volume is not None else contextlib.nullcontext():
+                answer = self._responder.respond(message)
+        except (OSError, MiniError) as exc:
+            return [
+                UNFIT,
+                f"{self._directory} cannot be kept up to date on the node {socket.gethostname()}: {exc}",
+            ]
         return [answer.news, answer.fault, *beside(answer.messages)]
+
+    def _tell(self, news: list[News]) -> None:
+        # Who hears that a call is over may look for what it has written.
+        if self._volume is not None and any(map(_is_outcome, news)):
+            self._volume.keep()
+        self._news.put(news)
 
     def listen(self) -> list[News]:
         """Wait for news."""
