@@ -15,10 +15,12 @@ from typing import Any
 
 import mini
 import pytest
+from mini.conformance.probes import Gate, Tally, in_background
 from mini.context import DATA_DIR_GATE, DATA_DIR_PLACE
 from mini.objects import Doorkeeper, Mirror, ObjectVolume, Store
 from mini_ray import RayApparatus
 from mini_ray.storage import store as open_store
+from ray_clusters import RayCluster
 from s3_server import S3Server
 
 SECONDS = 60.0
@@ -379,3 +381,29 @@ def test_a_bucket_that_is_not_there_is_named(server: S3Server) -> None:
             mini.BackendUnavailable, match=r"s3://no-such-bucket/x/volumes/none cannot be kept"
         ):
             app.run(save, "a.txt")
+
+
+@pytest.mark.slow
+def test_what_two_workers_of_a_cluster_write_at_once_both_arrives(
+    server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tally, gate = Tally(str(tmp_path / "tally")), Gate(str(tmp_path / "gate"), SECONDS)
+
+    def write(number: int) -> str:
+        save(f"{number}.txt", str(number))
+        tally.add(number)
+        gate.wait()
+        return os.environ[DATA_DIR_PLACE]
+
+    with RayCluster(cpus=1) as cluster:
+        cluster.add_node({"XDG_CACHE_HOME": str(tmp_path / "cache")})
+        for name, value in cluster.variables.items():
+            monkeypatch.setenv(name, value)
+        app = RayApparatus("nodes", cluster.address, f"{server.bucket}/nodes", max_workers=2)
+        with app.w(progress=False, chunk=1) as app:
+            places = in_background(lambda: list(app.map(write, range(2))))
+            tally.wait_for(2, SECONDS)
+            gate.open()
+            assert len(set(places.result(SECONDS))) == 2  # of a node each, or beside each other on one
+            assert {entry.path for entry in app.volume.list()} == {"0.txt", "1.txt"}
+            assert list(app.map(load, ["0.txt", "1.txt"] * 3)) == ["0", "1"] * 3

@@ -68,6 +68,7 @@ def test_a_directory_that_cannot_be_made_is_named(cluster: RayCluster, tmp_path:
         app.run(abs, -1)
 
 
+@pytest.mark.slow
 def test_an_instance_of_our_own_makes_only_what_calls_write(tmp_path: Path) -> None:
     storage = tmp_path / "storage"
     with RayApparatus("own", storage=storage).w(progress=False) as app:
