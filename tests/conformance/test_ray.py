@@ -7,12 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from mini.conformance import ApparatusConformance, MakeApparatus, footprint, overridden, subjects
+from mini import Apparatus
+from mini.conformance import ApparatusConformance, MakeApparatus, VolSuite, footprint, overridden, subjects
 from mini.conformance.err import Unreachable
 from mini.conformance.life import WORK
 from mini.conformance.scripts import Scripts
+from mini.context import get_data_dir
 from mini_ray import RayApparatus
 from ray_clusters import RayCluster
+from s3_server import S3Server
 
 # Ray takes seconds to start, and each script starts its own: `nox -s conformance` has the time.
 pytestmark = pytest.mark.soak
@@ -92,6 +95,17 @@ def three_nodes(storage: Path) -> Iterator[MakeApparatus]:
         yield make
 
 
+@pytest.fixture(scope="class")
+def bucket() -> Iterator[MakeApparatus]:
+    """An instance of this process's own, with volumes in a bucket."""
+    with S3Server() as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.variables.items():
+            patch.setenv(name, value)
+        storage = f"{server.bucket}/mini"
+        with connected(RayApparatus("bucket", storage=storage)):
+            yield lambda name: RayApparatus(name, storage=storage)
+
+
 class TestLocal(Ray):
     variant = "local"
 
@@ -114,3 +128,39 @@ class TestNodes(Ray):
     @pytest.fixture
     def make_apparatus(self, three_nodes: MakeApparatus) -> MakeApparatus:
         return three_nodes
+
+
+class TestObjectStorage(VolSuite):
+    variant = "s3"
+
+    @pytest.fixture
+    def make_apparatus(self, bucket: MakeApparatus) -> MakeApparatus:
+        return bucket
+
+    @overridden(
+        reason="a store has no links: one that leads out of the directory is left where the call made it"
+    )
+    def test_vol_05_links_that_leave_are_refused(self, apparatus: Apparatus, shared_dir: Path) -> None:
+        outside = shared_dir / "outside"
+        outside.mkdir()
+        (outside / "secret.txt").write_bytes(b"not yours")
+
+        def link(target: str) -> None:
+            directory = get_data_dir() / "vol-05"
+            directory.mkdir()
+            (directory / "file").symlink_to(Path(target) / "secret.txt")
+            (directory / "directory").symlink_to(target)
+            (directory / "fine").write_text("inside")
+            (directory / "link to fine").symlink_to("fine")
+
+        apparatus.run(link, str(outside))
+        volume = apparatus.volume
+        assert [entry.path for entry in volume.list("vol-05", recursive=True)] == [
+            "vol-05/fine",
+            "vol-05/link to fine",
+        ]
+        assert volume.read_bytes("vol-05/link to fine") == b"inside"
+        volume.write_bytes("vol-05/directory/new", b"x")
+        assert apparatus.run(abs, -1) == 1
+        volume.remove("vol-05")
+        assert [path.name for path in outside.iterdir()] == ["secret.txt"]

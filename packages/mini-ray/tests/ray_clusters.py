@@ -19,7 +19,7 @@ from typing import Self
 from mini.conformance.footprint import alive, descendants
 from mini.conformance.probes import until
 
-__all__ = ["RayCluster", "RayNode"]
+__all__ = ["RayCluster", "RayNode", "can_hide"]
 
 START_SECONDS = 60.0
 
@@ -27,8 +27,15 @@ START_SECONDS = 60.0
 class RayNode:
     """A `ray start --block`, and all that belongs to it."""
 
-    def __init__(self, python: Path, arguments: Sequence[str], env: Mapping[str, str], log: Path) -> None:
-        command = [str(python), "-m", "ray.scripts.scripts", "start", "--block", *arguments]
+    def __init__(
+        self,
+        python: Path,
+        arguments: Sequence[str],
+        env: Mapping[str, str],
+        log: Path,
+        prefix: Sequence[str] = (),
+    ) -> None:
+        command = [*prefix, str(python), "-m", "ray.scripts.scripts", "start", "--block", *arguments]
         self._log = log
         with log.open("wb") as file:
             self.process = subprocess.Popen(
@@ -127,17 +134,20 @@ class RayCluster:
         ]
         return self._start(arguments)
 
-    def add_node(self, env: Mapping[str, str] | None = None) -> RayNode:
+    def add_node(self, env: Mapping[str, str] | None = None, hidden: Path | None = None) -> RayNode:
         """Start a node more.
 
         Args:
             env: further variables of its own.
+            hidden: a directory for which it has an empty one; see `can_hide`.
         """
-        return self._start([f"--address={self.address}"], env)
+        return self._start([f"--address={self.address}"], env, hiding(hidden) if hidden else ())
 
-    def _start(self, arguments: Sequence[str], env: Mapping[str, str] | None = None) -> RayNode:
+    def _start(
+        self, arguments: Sequence[str], env: Mapping[str, str] | None = None, prefix: Sequence[str] = ()
+    ) -> RayNode:
         log = self.directory / f"node-{len(self.nodes)}.log"
-        node = RayNode(self._python, [*arguments, *self._options], {**self._env, **(env or {})}, log)
+        node = RayNode(self._python, [*arguments, *self._options], {**self._env, **(env or {})}, log, prefix)
         self.nodes.append(node)
         until(
             lambda: "Ray runtime started" in node.words() or node.process.poll() is not None,
@@ -151,6 +161,20 @@ class RayCluster:
         for node in self.nodes:
             node.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def hiding(directory: Path) -> list[str]:
+    """What goes before a command so that it has an empty directory there, in a mount namespace of its own."""
+    script = 'mount -t tmpfs tmpfs "$0" && exec "$@"'
+    return ["unshare", "--mount", "sh", "-c", script, str(directory)]
+
+
+def can_hide(directory: Path) -> bool:
+    """Whether this machine has mount namespaces, and lets us."""
+    try:
+        return not subprocess.run([*hiding(directory), "true"], capture_output=True, check=False).returncode
+    except FileNotFoundError:
+        return False
 
 
 def _free_port() -> int:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DATA_DIR_GATE",
+    "DATA_DIR_PLACE",
     "RunningGroup",
     "current_job",
     "emit_metrics",
@@ -27,7 +28,11 @@ __all__ = [
 
 DATA_DIR_GATE = "MINI_DATA_DIR_GATE"
 """A variable of workers that an adapter may set: the path of a Unix socket that closes each connection when the data
-directory is up to date. So what it costs to have it so is spared where no call asks for the directory."""
+directory is up to date. So what it costs to have it so is spared where no call asks for the directory. What the socket
+says before is why it cannot be."""
+DATA_DIR_PLACE = "MINI_DATA_DIR_PLACE"
+"""A variable of workers that an adapter may set: the data directory as the apparatus names it, a newline, and the path
+that this worker has it at."""
 
 
 class RunningGroup:
@@ -101,7 +106,7 @@ def get_data_dir() -> Path:
 
     Raises:
         RuntimeError: outside a call.
-        OSError: the directory cannot be made; names it and the fix.
+        OSError: the directory cannot be made, or brought up to date; names it and the fix.
     """
     group = running_group()
     if group is None or group.data_dir is None:
@@ -112,7 +117,8 @@ def get_data_dir() -> Path:
     from pathlib import Path  # likewise
 
     pass_data_dir_gate()
-    path = Path(group.data_dir)
+    name, _, place = os.environ.get(DATA_DIR_PLACE, "").partition("\n")
+    path = Path(place if name == group.data_dir else group.data_dir)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError:
@@ -127,7 +133,11 @@ _passed = False
 
 
 def pass_data_dir_gate() -> None:
-    """Wait until the data directory is up to date, for the first time that this process uses it."""
+    """Wait until the data directory is up to date, for the first time that this process uses it.
+
+    Raises:
+        OSError: it cannot be.
+    """
     global _passed
     gate = os.environ.get(DATA_DIR_GATE)
     if gate is None or _passed:
@@ -136,7 +146,10 @@ def pass_data_dir_gate() -> None:
 
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(gate)
-        connection.recv(1)
+        with connection.makefile("rb") as file:
+            reason = file.read().decode(errors="replace")
+    if reason:
+        raise OSError(reason)
     _passed = True
 
 

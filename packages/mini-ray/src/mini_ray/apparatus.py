@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mini import Apparatus, Capability, OptionError, find_project_root
 from mini.carrier import Carrier
+from mini.objects import ObjectVolume
 from mini.options import Options
 from mini.volume import DirectoryVolume
 
 from .carrier import Definition, RayCarrier
 from .cluster import check_fork
 from .resources import ray_options
+from .storage import Mark, check_url, is_url, store
 
 if TYPE_CHECKING:
     from mini.volume import Volume
@@ -32,8 +34,8 @@ class RayApparatus(Apparatus):
         name: of the apparatus and its volume.
         address: "auto", `host:port` or `ray://host:port` joins a cluster; None joins what `RAY_ADDRESS` says, or else
             starts an instance on this machine.
-        storage: the directory in which volumes are kept, the same one on all nodes; default: `.mini` in the project's
-            root, or in the current directory.
+        storage: the directory in which volumes are kept, the same one on all nodes, or a URL that fsspec knows, such as
+            `s3://bucket/prefix`; default: `.mini` in the project's root, or in the current directory.
         max_workers: calls at the same time; default: the cores of the cluster.
 
     Raises:
@@ -53,10 +55,12 @@ class RayApparatus(Apparatus):
         if address == "" or not isinstance(address, str | None):
             raise OptionError(f"address takes 'auto', 'host:port' or 'ray://host:port', not {address!r}")
         if storage is not None and not isinstance(storage, str | os.PathLike):
-            raise OptionError(f"storage takes a path, not {storage!r}")
+            raise OptionError(f"storage takes a path or a URL, not {storage!r}")
+        if isinstance(storage, str) and is_url(storage):
+            check_url(storage)
         self._address = address
         self._given_storage = storage
-        self._storage: Path | None = None
+        self._storage: Path | str | None = None
 
     @property
     def capabilities(self) -> frozenset[Capability]:
@@ -66,24 +70,30 @@ class RayApparatus(Apparatus):
         return {"name": self.name, "address": self._address, "storage": str(self.storage)}
 
     @property
-    def storage(self) -> Path:
-        """The directory in which volumes are kept, absolute; it need not exist yet."""
+    def storage(self) -> Path | str:
+        """The directory in which volumes are kept, absolute; it need not exist yet. Or a URL, as it was given."""
         if self._storage is None:
             given = self._given_storage
-            self._storage = Path(given or (find_project_root() or Path.cwd()) / ".mini").absolute()
+            if isinstance(given, str) and is_url(given):
+                self._storage = given
+            else:
+                self._storage = Path(given or (find_project_root() or Path.cwd()) / ".mini").absolute()
         return self._storage
 
     @property
     def worker_data_dir(self) -> str:
-        return str(self.storage / "volumes" / self.name)
+        return f"{str(self.storage).rstrip('/')}/volumes/{self.name}"
 
     def _open_volume(self) -> Volume:
+        if isinstance(self.storage, str):
+            return ObjectVolume(store(self.worker_data_dir))
         return DirectoryVolume(Path(self.worker_data_dir))
 
     def _open_carrier(self, options: Options) -> Carrier:
         check_fork()
         env = dict(options.env or {})
         path = [entry or str(Path.cwd()) for entry in sys.path]
-        args = (env, path, self.worker_data_dir, "")
-        definition = Definition(self._address, ray_options(options), args, find_project_root())
+        args = (env, path, self.worker_data_dir)
+        mark = None if isinstance(self.storage, str) else Mark(self.storage)
+        definition = Definition(self._address, ray_options(options), args, find_project_root(), mark)
         return RayCarrier(options.max_workers, definition)

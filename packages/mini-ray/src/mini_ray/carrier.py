@@ -26,7 +26,8 @@ from .cluster import Cluster, join
 from .environment import Environments, by_value
 from .node import Seat
 from .resources import feasible, needs_of, place
-from .worker import beside, frames_of
+from .storage import Mark
+from .worker import UNFIT, beside, frames_of
 
 __all__ = ["Definition", "RayCarrier"]
 
@@ -51,14 +52,16 @@ class Definition:
     Attributes:
         address: of the cluster; see `cluster.join`.
         options: of the actor.
-        args: of `Worker`.
+        args: of `Worker`, but for the last.
         root: the project's directory, or None.
+        mark: what nodes have to see, or None.
     """
 
     address: str | None
     options: Mapping[str, Any]
     args: tuple[Any, ...]
     root: Path | None
+    mark: Mark | None
 
 
 class _Worker:
@@ -256,6 +259,8 @@ class RayCarrier(RequestCarrier):
             worker.gone = True
         if session is not None:
             session.do(partial(self._end, session, workers))
+            if self._definition.mark is not None:
+                session.do(self._definition.mark.remove)
             session.close()
 
     def abandon(self) -> None:
@@ -320,7 +325,9 @@ class RayCarrier(RequestCarrier):
             }
         env, path, *rest = self._definition.args
         path = path if where.path is None else where.path
-        worker.actor = _actor_class().options(**options).remote(where.source, env, list(path), *rest)
+        mark = self._definition.mark
+        seen = "" if mark is None or session.cluster.ours else mark.set()
+        worker.actor = _actor_class().options(**options).remote(where.source, env, list(path), *rest, seen)
         worker.actor.ready.remote().future().add_done_callback(partial(self._is_ready, worker))
         self._listen(worker)
 
@@ -381,6 +388,9 @@ class RayCarrier(RequestCarrier):
         if worker.gone:
             return
         news, fault, *pieces = future.result()
+        if news == UNFIT:
+            self._is_gone(worker, BackendUnavailable(fault))
+            return
         self.answered(group, Answer(news, frames_of(pieces), fault))
 
     def _has_told(self, worker: _Worker, future: Future[Any]) -> None:

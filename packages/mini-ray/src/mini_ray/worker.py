@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import marshal
 import os
 import pickle
 import queue
@@ -11,13 +13,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mini import MiniError
 from mini.answering import News, Responder
 from mini.local.pool import ProcessPool
-from mini.wire import Frame, Frames
+from mini.objects import Doorkeeper
+from mini.station import REPORTS
+from mini.wire import Frame, Frames, split_frames
 
 from .cluster import ADDRESS
+from .node import cache
+from .storage import is_url, store
 
-__all__ = ["Worker", "beside", "frames_of"]
+__all__ = ["UNFIT", "Worker", "beside", "frames_of"]
+
+UNFIT = -1
+"""In the place of the number of news: this worker cannot run calls, for the reason that follows."""
 
 BESIDE_BYTES = 1 << 16
 """Pieces from this size on travel beside the pickle, into shared memory and out of it without a copy."""
@@ -36,14 +46,19 @@ def frames_of(pieces: Sequence[Any]) -> Frames:
     return [piece if isinstance(piece, bytes) else memoryview(piece) for piece in pieces]
 
 
+def _is_outcome(news: News) -> bool:
+    kind, *_ = marshal.loads(split_frames(news[2], writable=False)[0])
+    return bool(kind != REPORTS)
+
+
 class Worker:
     """Ray makes an actor of it. `run` is called by one or two threads, `listen` and `order` by one each.
 
     Args:
         env: variables of the processes in which calls run.
         path: where these import from; empty for what this process has.
-        directory: of the volume.
-        seen: a file in it that the caller has made.
+        directory: of the volume, or its URL.
+        seen: a file in the storage directory, two above it, that the caller has made; empty if none is needed.
     """
 
     def __init__(self, env: Mapping[str, str], path: Sequence[str], directory: str, seen: str) -> None:
@@ -51,22 +66,27 @@ class Worker:
 
         if path:
             sys.path[:] = path
+        self._directory = directory
         self._fault = ""
-        if seen and not Path(directory, seen).exists():
+        storage = Path(directory).parents[1]
+        if seen and not (storage / seen).exists():
+            node = ray.util.get_node_ip_address()
             self._fault = (
-                f"the node {socket.gethostname()} does not see the volume's directory {directory}; have storage= name "
-                "a directory that all nodes share"
+                f"the node {socket.gethostname()} ({node}) does not see the storage directory {storage} of this "
+                "machine; have storage= name a directory that all nodes share"
             )
         address = ray.get_runtime_context().gcs_address
         self._news: queue.SimpleQueue[list[News]] = queue.SimpleQueue()
-        self._responder = Responder(ProcessPool(1, {ADDRESS: address, **env}), self._news.put)
+        self._volume = Doorkeeper(store(directory), cache() / "volumes") if is_url(directory) else None
+        more = {} if self._volume is None else self._volume.env
+        self._responder = Responder(ProcessPool(1, {ADDRESS: address, **env, **more}), self._tell)
 
     def ready(self) -> str:
         """Why it cannot run calls; empty if it can."""
         return self._fault
 
     def run(self, pieces: list[Any], constant: list[Any]) -> list[Any]:
-        """Run a group; returns its answer.
+        """Run a group; returns its answer, or UNFIT and why it cannot.
 
         Args:
             pieces: the message, without the program if that is in `constant`.
@@ -74,11 +94,26 @@ class Worker:
         """
         import ray
 
+        if self._fault:
+            return [UNFIT, self._fault]
         message = frames_of(pieces)
         if constant:
             message[1:1] = frames_of(ray.get(constant[0]))
-        answer = self._responder.respond(message)
+        try:
+            with self._volume.around() if self._volume is not None else contextlib.nullcontext():
+                answer = self._responder.respond(message)
+        except (OSError, MiniError) as exc:
+            return [
+                UNFIT,
+                f"{self._directory} cannot be kept up to date on the node {socket.gethostname()}: {exc}",
+            ]
         return [answer.news, answer.fault, *beside(answer.messages)]
+
+    def _tell(self, news: list[News]) -> None:
+        # Who hears that a call is over may look for what it has written.
+        if self._volume is not None and any(map(_is_outcome, news)):
+            self._volume.keep()
+        self._news.put(news)
 
     def listen(self) -> list[News]:
         """Wait for news."""

@@ -249,13 +249,13 @@ class Suite:
             apparatus.close()
 
     @pytest.fixture
-    def apparatus(
-        self, request: pytest.FixtureRequest, make_apparatus: MakeApparatus, unused_name: str
-    ) -> Iterator[Apparatus]:
+    def apparatus(self, request: pytest.FixtureRequest, make_apparatus: MakeApparatus) -> Iterator[Apparatus]:
         """An apparatus with two workers at most, shared by the tests of a class so that its workers stay warm."""
         shared = _shared_by(request)
         if shared.apparatus is None:
-            shared.apparatus = make_apparatus(unused_name).w(max_workers=WORKERS)
+            # Not `unused_name`, which the first of them may use as well.
+            name = f"conformance-{uuid.uuid4().hex[:10]}"
+            shared.apparatus = make_apparatus(name).w(max_workers=WORKERS)
         _tell_backend(request, shared.apparatus)
         yield shared.apparatus
         recorder = recorder_of(request.config)
