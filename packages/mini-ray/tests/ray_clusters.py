@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -74,7 +75,7 @@ class RayCluster:
 
     Attributes:
         address: for drivers.
-        client_address: for those that come through Ray's client, where that is installed.
+        client_address: for those that come through Ray's client; empty where that is not installed.
         variables: what a driver has to have in its environment.
     """
 
@@ -99,14 +100,17 @@ class RayCluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_USAGE_STATS_ENABLED": "0",
+            # Whoever runs the tests under `uv run` has not started the cluster like that.
+            "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         }
         self._env = {**os.environ, **self.variables, **(env or {})}
         self._env.pop("RAY_ADDRESS", None)
         self.nodes: list[RayNode] = []
         self.port = _free_port()
         self.address = f"{_own_address()}:{self.port}"
-        self._client_port = _free_port()
-        self.client_address = f"ray://{_own_address()}:{self._client_port}"
+        # Ray wants the option left out where it cannot serve its client.
+        self._client_port = _free_port() if find_spec("grpc") and python is None else None
+        self.client_address = f"ray://{_own_address()}:{self._client_port}" if self._client_port else ""
 
     def __enter__(self) -> Self:
         try:
@@ -129,8 +133,8 @@ class RayCluster:
             "--head",
             f"--port={self.port}",
             f"--temp-dir={self.directory}",
-            f"--ray-client-server-port={self._client_port}",
             "--include-dashboard=false",
+            *([f"--ray-client-server-port={self._client_port}"] if self._client_port else []),
         ]
         return self._start(arguments)
 

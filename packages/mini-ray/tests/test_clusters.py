@@ -56,7 +56,6 @@ def test_by_the_variable(cluster: RayCluster, storage: Path, monkeypatch: pytest
 
 
 def test_through_rays_client(cluster: RayCluster, storage: Path) -> None:
-    pytest.importorskip("grpc")
     check(RayApparatus("by-client", cluster.client_address, storage))
 
 
