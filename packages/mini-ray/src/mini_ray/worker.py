@@ -17,7 +17,10 @@ from mini.wire import Frame, Frames
 
 from .cluster import ADDRESS
 
-__all__ = ["Worker", "beside", "frames_of"]
+__all__ = ["Letter", "Worker", "beside", "frames_of"]
+
+Letter = tuple[list[Any], list[Any]]
+"""A group on its way: its message, without the program if that comes by the reference which is the second item."""
 
 BESIDE_BYTES = 1 << 16
 """Pieces from this size on travel beside the pickle, into shared memory and out of it without a copy."""
@@ -65,20 +68,18 @@ class Worker:
         """Why it cannot run calls; empty if it can."""
         return self._fault
 
-    def run(self, pieces: list[Any], constant: list[Any]) -> list[Any]:
-        """Run a group; returns its answer.
-
-        Args:
-            pieces: the message, without the program if that is in `constant`.
-            constant: a reference to the program's frames, or nothing.
-        """
+    def run(self, batch: list[Letter]) -> list[list[Any]]:
+        """Run groups, one after the other; returns their answers."""
         import ray
 
-        message = frames_of(pieces)
-        if constant:
-            message[1:1] = frames_of(ray.get(constant[0]))
-        answer = self._responder.respond(message)
-        return [answer.news, answer.fault, *beside(answer.messages)]
+        messages = []
+        for pieces, constant in batch:
+            message = frames_of(pieces)
+            if constant:
+                message[1:1] = frames_of(ray.get(constant[0]))
+            messages.append(message)
+        answers = self._responder.respond_all(messages)
+        return [[answer.news, answer.fault, *beside(answer.messages)] for answer in answers]
 
     def listen(self) -> list[News]:
         """Wait for news."""
