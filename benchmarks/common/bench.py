@@ -14,14 +14,11 @@ from .effort import BaseEffort
 from .profile import Profiler
 from .samples import Missing, Samples, say
 
-__all__ = ["LIMIT", "BaseBench", "Result", "own_folder"]
+__all__ = ["BaseBench", "Result", "own_folder"]
 
 E = TypeVar("E", bound=BaseEffort)
 
 Result = dict[str, Any]
-
-LIMIT = 300.0
-"""Seconds that one order to a client may take."""
 
 
 class BaseBench(Generic[E]):
@@ -34,6 +31,8 @@ class BaseBench(Generic[E]):
     DRIVER: str
     """The module whose `main` is the client: called with a session's name and the descriptor for its replies."""
     PROFILED: tuple[str, ...] = ("client",)
+    LIMIT = 300.0
+    """Seconds that one order to a client may take."""
 
     def __init__(self, effort: E, folder: Path, profiler: Profiler | None = None) -> None:
         self.effort = effort
@@ -70,7 +69,7 @@ class BaseBench(Generic[E]):
         code = f"from {self.DRIVER} import main; main({session!r}, {{replies}}{given})"
         with Driver(code, self._environ()) as driver:
             self._client_pid = driver.process.pid
-            driver.ask("ready", LIMIT)
+            driver.ask("ready", self.LIMIT)
 
             def ask(order: str, **parameters: Any) -> Result:
                 with ExitStack() as stack:
@@ -78,7 +77,7 @@ class BaseBench(Generic[E]):
                         pids = {**self._pids(), "client": driver.process.pid}
                         for where in self.PROFILED:
                             stack.enter_context(self._profiler(pids[where], f"{session}-{order}, {where}"))
-                    return driver.ask(order, LIMIT, **parameters)
+                    return driver.ask(order, self.LIMIT, **parameters)
 
             yield ask
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 from modal_emulator import Emulator
 
 from . import server
-from .bench import LIMIT, BaseBench, Result
+from .bench import BaseBench, Result
 from .effort import BaseEffort
 from .profile import Profiler
 
@@ -26,7 +26,7 @@ class EmulatorBench(BaseBench[E]):
 
     def __init__(self, effort: E, folder: Path, profiler: Profiler | None = None) -> None:
         super().__init__(effort, folder, profiler)
-        self._server = Emulator(cache=folder / "cache", start_timeout=LIMIT)
+        self._server = Emulator(cache=folder / "cache", start_timeout=self.LIMIT)
 
     def _surroundings(self) -> AbstractContextManager[object]:
         return self._server

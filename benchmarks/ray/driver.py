@@ -24,6 +24,8 @@ CONSTANT_BYTES = 100_000_000
 CHUNK = 100
 TOGETHER = 0.2
 """Seconds that calls take of which each is to find a worker of its own."""
+WINDOW = 64
+"""Items of a stream under way, where there may be more of them than at default settings."""
 LOOK_EVERY = 1000
 """Items of a stream between two looks at the memory."""
 
@@ -182,14 +184,18 @@ def stream(folder: str) -> Iterator[Orders]:
     def mini(count: int) -> Result:
         return measure(lambda: sides.mini.stream(functions.count_up, count), count)
 
+    def wide(count: int) -> Result:
+        app = sides.mini.w(window=WINDOW)
+        return measure(lambda: app.stream(functions.count_up, count), count)
+
     def raw(count: int) -> Result:
         task = sides.raw["count_up"].options(num_returns="streaming")
         return measure(lambda: (ray.get(reference) for reference in task.remote(count)), count)
 
     with sides.running():
-        for warm_up in (mini, raw):
+        for warm_up in (mini, wide, raw):
             warm_up(2000)
-        yield {"mini": mini, "raw": raw}
+        yield {"mini": mini, "wide": wide, "raw": raw}
 
 
 SESSIONS = {"tiny": tiny, "single": single, "constant": constant, "stream": stream}
