@@ -14,7 +14,7 @@ usage: ./go COMMAND [ARGUMENT...]
   test          all tests on one Python (arguments go to pytest)
   check         format, lint, types, tests
   conformance   the contract's clauses x backend x Python; --require fails where one is missing
-  bench         what is claimed, measured: all suites, or one: `bench localpool`, `emulator`, `modal`
+  bench         what is claimed, measured: all suites, or one: `bench localpool`, `emulator`, `modal`, `ray`
   docs          build the documentation into build/docs
   auth          log in to Modal, or say as whom (--check, --stdin, --no-input)
   nox           any other session: `./go nox -l` lists them

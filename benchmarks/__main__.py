@@ -13,6 +13,7 @@ SUITES = {
     "localpool": "mini's local pool against other pools",
     "emulator": "what the Modal emulator costs",
     "modal": "mini on Modal against Modal's own map and calls",
+    "ray": "mini on Ray against Ray's own tasks",
 }
 
 

@@ -1,4 +1,4 @@
-"""What drivers that are clients of Modal have in common."""
+"""What drivers that call something have in common."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
-
-import modal
+from typing import TYPE_CHECKING, Any
 
 from .orders import serve_orders
+
+if TYPE_CHECKING:
+    import modal
 
 __all__ = ["Orders", "Result", "latencies", "serve_session", "wait_for_containers"]
 

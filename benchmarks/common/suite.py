@@ -1,4 +1,4 @@
-"""A suite that measures on the Modal emulator: its command line, and its page."""
+"""A suite that measures in processes of its own: its command line, and its page."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from .bench import BaseBench, own_folder
 from .child import ROOT
 from .command import end_well, options_for
 from .effort import BaseEffort, chosen_effort
-from .emulated import EmulatorBench, own_folder
 from .profile import Profiler
 from .report import Figure, figure_table, machine, summary, target_table
 from .run import Run
 from .targets import Target
 
-__all__ = ["EmulatorSuite"]
+__all__ = ["Suite"]
 
 E = TypeVar("E", bound=BaseEffort)
 
 
 @dataclass(frozen=True)
-class EmulatorSuite(Generic[E]):
+class Suite(Generic[E]):
     """
     Attributes:
         name: of its command and its page.
@@ -43,7 +43,7 @@ class EmulatorSuite(Generic[E]):
     method: Sequence[str]
     readings: Sequence[str]
     distributions: Sequence[str]
-    bench: type[EmulatorBench[E]]
+    bench: type[BaseBench[E]]
     scenarios: Mapping[str, Callable[[Any], None]]
     quick: E
     full: E

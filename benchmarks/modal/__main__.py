@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from ..common.suite import EmulatorSuite
+from ..common.suite import Suite
 from .conduct import FULL, QUICK, SCENARIOS, Bench
 from .report import DISTRIBUTIONS, FIGURES, METHOD, READINGS, REASONS
 from .targets import TARGETS
 
-main = EmulatorSuite(
+main = Suite(
     name="modal",
     about=__doc__,
     title="Benchmarks of mini on Modal",

@@ -17,6 +17,7 @@ from mini.adapter import Relay
 from mini.carrier import Task
 from mini.conformance.footprint import alive
 from mini.local.pool import ProcessPool
+from mini.station import PART, RETURNED
 from mini.wire import Frames
 from mini.worker import GroupHead, ProgramHead
 from relay_adapter import RelayApparatus
@@ -115,19 +116,52 @@ def test_nothing_is_left_when_it_is_closed(tmp_path: Path) -> None:
         time.sleep(0.01)
 
 
-def test_a_group_may_overtake_the_one_that_brings_its_program() -> None:
-    said: Queue[Frames] = Queue()
-    relay = Relay(ProcessPool(1, {}), lambda group, message: said.put(message))
+def two_groups() -> tuple[Frames, Frames]:
+    """Of one flow; only the first one brings the program."""
     program = wire.pack_program(abs, {}, (), mode="call")
     task = Task(ProgramHead("flow", "call", None, "app", None, 1), program)
     payload = wire.pack_rows([(-1,)]).frames
-    (first, *frames), (second, *_) = (
-        [marshal.dumps((GroupHead(n, "flow", n, 1, 1).pack(), head, count, True)), *program.frames]
-        for n, head, count in ((1, task.head.pack(), len(program.frames)), (2, None, 0))
+    first, second = (
+        [marshal.dumps((GroupHead(n, "flow", n, 1, 1).pack(), head, len(frames), True)), *frames, *payload]
+        for n, head, frames in ((1, task.head.pack(), program.frames), (2, None, []))
     )
-    with ThreadPoolExecutor(2) as threads:
-        late = threads.submit(relay.run, [second, *payload])
-        relay.run([first, *frames, *payload])
-        late.result(20)
+    return first, second
+
+
+@pytest.fixture
+def said() -> Queue[Frames]:
+    return Queue()
+
+
+@pytest.fixture
+def relay(said: Queue[Frames]) -> Iterator[Relay]:
+    relay = Relay(ProcessPool(1, {}), lambda group, message: said.put(message))
+    yield relay
     relay.close()
-    assert sorted(marshal.loads(said.get()[0])[1] for _ in range(said.qsize())) == [1, 2]
+
+
+def heads(said: Queue[Frames]) -> list[tuple[int, int]]:
+    """Kind and group of what was said."""
+    return [marshal.loads(said.get()[0])[:2] for _ in range(said.qsize())]
+
+
+def test_a_group_may_overtake_the_one_that_brings_its_program(relay: Relay, said: Queue[Frames]) -> None:
+    first, second = two_groups()
+    with ThreadPoolExecutor(2) as threads:
+        late = threads.submit(relay.run, second)
+        relay.run(first)
+        late.result(20)
+    assert sorted(heads(said)) == [(PART, 1), (PART, 2)]
+
+
+def test_several_groups_may_come_at_once(relay: Relay, said: Queue[Frames]) -> None:
+    assert relay.run_all(two_groups()) == [None, None]
+    assert heads(said) == [(PART, 1), (PART, 2)]
+
+
+def test_what_is_given_back_before_it_comes_needs_no_program(relay: Relay, said: Queue[Frames]) -> None:
+    first, second = two_groups()
+    relay.give_back(2)
+    relay.run(second)
+    assert relay.run_all([first]) == [None]
+    assert heads(said) == [(RETURNED, 2), (PART, 1)]

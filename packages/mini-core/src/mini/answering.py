@@ -11,7 +11,7 @@ import marshal
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from .adapter import MessageCarrier
@@ -96,25 +96,35 @@ class Responder:
 
     def respond(self, message: Frames) -> Answer:
         """Run the group that `message` is; returns what comes of it. Raises nothing that a call raises."""
-        (number, *_), head, *_ = marshal.loads(message[0])
-        stream = head is not None and head[1] == "stream"
-        running = _Running(stream, time.monotonic() + (0 if stream else NEWS_AFTER))
+        return self.respond_all([message])[0]
+
+    def respond_all(self, messages: Sequence[Frames]) -> list[Answer]:
+        """Run several groups, one after the other; returns what comes of each when all have ended."""
+        heads = [marshal.loads(message[0]) for message in messages]
+        now = time.monotonic()
+        all_running = {}
+        for (number, *_), head, *_ in heads:
+            stream = head is not None and head[1] == "stream"
+            all_running[number] = _Running(stream, now + (0 if stream else NEWS_AFTER))
         with self._changed:
-            self._groups[number] = running
+            self._groups |= all_running
             if self._teller is None:
                 self._teller = threading.Thread(target=self._tell_news, name="mini-news", daemon=True)
                 self._teller.start()
             elif self._asleep:
                 self._changed.notify_all()
-        fault = ""
         try:
-            self.relay.run(message)
+            faults = ["" if fault is None else str(fault) for fault in self.relay.run_all(messages)]
         except Exception as exc:
-            fault = str(exc)
+            faults = [str(exc)] * len(messages)
         with self._changed:
-            self._changed.wait_for(lambda: not running.telling or self._closed)
-            del self._groups[number]
-        return Answer(running.news, [*running.messages], fault)
+            self._changed.wait_for(lambda: self._closed or not any(r.telling for r in all_running.values()))
+            for number in all_running:
+                del self._groups[number]
+        return [
+            Answer(running.news, [*running.messages], fault)
+            for running, fault in zip(all_running.values(), faults, strict=True)
+        ]
 
     def close(self) -> None:
         """End all calls and processes."""

@@ -93,6 +93,8 @@ class Flow:
 
     pulled: int = 0
     handed: int = 0
+    owed: int = 0
+    """Items of a stream that were taken and that its worker has not been credited for."""
     backlog: deque[Group] = field(default_factory=deque)
     running: dict[int, Group] = field(default_factory=dict)
     ready: deque[Part] = field(default_factory=deque)
@@ -259,8 +261,11 @@ class Engine:
         """The consumer is done with `count` outcomes that it was given."""
         flow.handed += count
         if flow.task.head.mode == "stream" and not flow.complete:
-            with self._lock:
-                self.carrier.credit(flow.task, count)
+            flow.owed += count
+            if 2 * flow.owed >= flow.task.head.credit:  # not an order for each item, and none too late
+                with self._lock:
+                    self.carrier.credit(flow.task, flow.owed)
+                flow.owed = 0
 
     def abandon(self, flow: Flow, *, cancel: bool) -> None:
         """Nobody wants more of `flow`: drop what has not started and, with `cancel`, end what runs."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import marshal
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import wire
@@ -30,11 +30,24 @@ PROGRAM_SECONDS = 60.0
 """How long a group waits for the program that another one brings."""
 
 
+class _Batch:
+    """Groups for the last end of which a thread waits.
+
+    Attributes:
+        left: ids of those that have not ended.
+        faults: why some were not run, by id.
+    """
+
+    def __init__(self, over: threading.Condition) -> None:
+        self.left: set[int] = set()
+        self.faults: dict[int, Exception] = {}
+        self.over = over
+
+
 class Relay:
     """Takes groups as messages, as a `Station` does, and has a carrier run them.
 
-    `run` may be called by several threads, one for each group that the carrier is to have; the other methods from any
-    thread at any time.
+    `run` and `run_all` may be called by several threads; the other methods from any thread at any time.
 
     Args:
         carrier: runs the groups. The relay drives it, and closes it.
@@ -48,13 +61,16 @@ class Relay:
         self._lock = carrier.lock
         self._changed = threading.Condition(self._lock)
         self._tasks: dict[str, Task] = {}
+        self._waiting: dict[int, Group] = {}
+        """Groups for which the carrier has had no room yet, in their order."""
         self._running: dict[int, Group] = {}
+        self._batches: dict[int, _Batch] = {}
+        """That groups belong to which wait or run, by their ids."""
         self._early: set[int] = set()
-        """Groups that are to be given back and do not run: they wait for room, or have not come."""
+        """Groups that are to be given back and have not come."""
         self._over: deque[int] = deque(maxlen=256)
         """The last groups that have ended."""
         self._driver: threading.Thread | None = None
-        self._broken: BaseException | None = None
         self._closed = False
 
     def run(self, message: Frames) -> None:
@@ -63,51 +79,33 @@ class Relay:
         Raises:
             BackendUnavailable: no process can be started for it here, or its program does not come.
         """
-        packed, program_head, count, keep = marshal.loads(message[0])
-        head = GroupHead(*packed)
+        (fault,) = self.run_all([message])
+        if fault is not None:
+            raise fault
+
+    def run_all(self, messages: Sequence[Frames]) -> list[Exception | None]:
+        """Run several groups, in their order; returns when all has been said, with what `run` would raise of each."""
+        batch = _Batch(threading.Condition(self._lock))
         with self._lock:
-            if program_head is not None:
-                self._load(ProgramHead(*program_head), message[1 : 1 + count], single=not keep)
-            # The group that brings it along may be the other thread's, and overtaken.
-            self._changed.wait_for(lambda: self._closed or head.flow in self._tasks, PROGRAM_SECONDS)
-            task = self._tasks.get(head.flow)
-            if task is None:
-                raise BackendUnavailable(f"the program of group {head.group} has not come")
-            group = Group(head.group, task, head.start, head.count, head.attempt, message[1 + count :])
-            try:
-                self._changed.wait_for(
-                    lambda: self._closed or group.id in self._early or self._carrier.room(task) > 0
-                )
-                if self._closed:
-                    return
-                if group.id in self._early:
-                    self._early.discard(group.id)
-                    self._say(RETURNED, group.id, group.count, [])
-                    return
-                self._running[group.id] = group
-                self._carrier.start(group)
-                self._drive()
-                self._changed.notify_all()
-                self._changed.wait_for(lambda: self._closed or self._broken or group.id not in self._running)
-                if self._broken is not None and group.id in self._running:
-                    raise self._broken
-            finally:
-                self._running.pop(group.id, None)
-                self._over.append(group.id)
-                if not keep:
-                    self._drop(head.flow)
+            numbers = []
+            for message in messages:
+                numbers.append(self._take(message, batch))
+                self._fill()
+            batch.over.wait_for(lambda: self._closed or not batch.left)
+            return [batch.faults.get(number) for number in numbers]
 
     def give_back(self, group: int) -> None:
         """Drop those calls of a group that have not started, and tell the caller how many they are."""
         with self._lock:
-            running = self._running.get(group)
-            if group in self._over:
-                return
-            if running is None:
+            if (waiting := self._waiting.get(group)) is not None:
+                self._say(RETURNED, group, waiting.count, [])
+                self._end(waiting)
+            elif (running := self._running.get(group)) is not None:
+                if group in self._carrier.groups:  # else it has ended, and the driver is about to say so
+                    self._carrier.give_back(running)
+            elif group not in self._over:
                 self._early.add(group)
                 self._changed.notify_all()
-            elif group in self._carrier.groups:  # else it has ended, and the driver is about to say so
-                self._carrier.give_back(running)
 
     def credit(self, flow: str, count: int) -> None:
         """Let a stream send `count` more items; 0 ends it."""
@@ -131,6 +129,8 @@ class Relay:
         with self._lock:
             self._closed = True
             self._changed.notify_all()
+            for batch in self._batches.values():
+                batch.over.notify_all()
             self._carrier.wake()
         if self._driver is not None and self._driver is not threading.current_thread():
             self._driver.join()
@@ -139,24 +139,79 @@ class Relay:
 
     # --- inside, with the lock held ---
 
+    def _take(self, message: Frames, batch: _Batch) -> int:
+        """Have the group that `message` is wait for room; returns its id."""
+        packed, program_head, count, keep = marshal.loads(message[0])
+        head = GroupHead(*packed)
+        if program_head is not None:
+            self._load(ProgramHead(*program_head), message[1 : 1 + count], single=not keep)
+        # The group that brings it along may be another thread's, and overtaken.
+        self._changed.wait_for(
+            lambda: self._closed or head.flow in self._tasks or head.group in self._early, PROGRAM_SECONDS
+        )
+        task = self._tasks.get(head.flow)
+        if head.group in self._early:  # perhaps its flow is over, and there is no program any more
+            self._early.discard(head.group)
+            self._say(RETURNED, head.group, head.count, [])
+        elif task is None:
+            batch.faults[head.group] = BackendUnavailable(f"the program of group {head.group} has not come")
+        else:
+            group = Group(head.group, task, head.start, head.count, head.attempt, message[1 + count :])
+            batch.left.add(group.id)
+            self._batches[group.id] = batch
+            self._waiting[group.id] = group
+            return group.id
+        self._over.append(head.group)
+        if not keep:
+            self._drop(head.flow)
+        return head.group
+
+    def _fill(self) -> None:
+        """Start what waits while there is room, and have a thread that listens to what the carrier says."""
+        for group in list(self._waiting.values()):
+            if self._closed or self._carrier.room(group.task) <= 0:
+                break
+            del self._waiting[group.id]
+            if not self._running:
+                self._changed.notify_all()
+            self._running[group.id] = group
+            try:
+                self._carrier.start(group)
+            except Exception as exc:
+                self._end(group, exc)
+        if self._driver is None:
+            self._driver = threading.Thread(target=self._listen, name="mini-relay", daemon=True)
+            self._driver.start()
+
+    def _end(self, group: Group, fault: Exception | None = None) -> None:
+        """Nothing more is said of `group`."""
+        batch = self._batches.pop(group.id, None)
+        if batch is None:
+            return  # it was given up before
+        self._waiting.pop(group.id, None)
+        self._running.pop(group.id, None)
+        self._over.append(group.id)
+        if fault is not None:
+            batch.faults[group.id] = fault
+        batch.left.discard(group.id)
+        if not batch.left:
+            batch.over.notify_all()
+        if group.task.single:
+            self._drop(group.task.id)
+
     def _load(self, head: ProgramHead, frames: Frames, *, single: bool) -> None:
         if head.flow not in self._tasks:
-            task = Task(head, wire.Program("", frames, head.mode), single)
+            # How many groups it gets is the caller's affair: the process may have the next one at hand.
+            task = Task(head, wire.Program("", frames, head.mode), single, quick=True)
             self._carrier.keep(task)
             self._tasks[head.flow] = task
             self._changed.notify_all()
 
     def _drop(self, flow: str) -> None:
-        if not any(group.task.id == flow for group in self._running.values()):
+        if not any(group.task.id == flow for group in (*self._running.values(), *self._waiting.values())):
             task = self._tasks.pop(flow, None)
             if task is not None:
                 self._carrier.forget(task)
-
-    def _drive(self) -> None:
-        """Have a thread that waits for what the carrier says, as long as there are groups."""
-        if self._driver is None:
-            self._driver = threading.Thread(target=self._listen, name="mini-relay", daemon=True)
-            self._driver.start()
 
     def _listen(self) -> None:
         while True:
@@ -168,7 +223,7 @@ class Relay:
             with self._lock:
                 for event in events:
                     self._pass_on(event)
-                self._changed.notify_all()
+                self._fill()
 
     def _pass_on(self, event: Event) -> None:
         match event:
@@ -190,10 +245,15 @@ class Relay:
                 self._say(REPORTS, 0, None, [data, *wire.raw(buffers, copy=False)])
                 return
             case Broken(error):
-                self._broken = error
+                for each in (*self._running.values(), *self._waiting.values()):
+                    self._end(each, _as_fault(error))
                 return
         if over:
-            self._running.pop(group.id, None)
+            self._end(group)
 
     def _say(self, kind: int, group: int, number: Any, frames: Frames) -> None:
         self._send(group, [marshal.dumps((kind, group, number)), *frames])
+
+
+def _as_fault(error: BaseException) -> Exception:
+    return error if isinstance(error, Exception) else BackendUnavailable(str(error))

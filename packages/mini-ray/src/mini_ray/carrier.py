@@ -27,7 +27,7 @@ from .environment import Environments, by_value
 from .node import Seat
 from .resources import feasible, needs_of, place
 from .storage import Mark
-from .worker import UNFIT, beside, frames_of
+from .worker import UNFIT, Letter, beside, frames_of
 
 __all__ = ["Definition", "RayCarrier"]
 
@@ -64,12 +64,27 @@ class Definition:
     mark: Mark | None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Letter:
+    """A group that is to be sent.
+
+    Attributes:
+        constant: its program is large, and goes by way of the object store.
+    """
+
+    group: Group
+    pieces: list[Any]
+    constant: bool
+
+
 class _Worker:
     """An actor, as the carrier sees it."""
 
     def __init__(self, number: int) -> None:
         self.label = f"worker {number}"
         self.groups: deque[Group] = deque()
+        self.letters: list[_Letter] = []
+        """What it has not been sent."""
         self.known: set[str] = set()
         """Ids of the tasks whose program it has been sent."""
         self.actor: Any = None
@@ -156,13 +171,14 @@ class RayCarrier(RequestCarrier):
         if not task.single:
             worker.known.add(task.id)
         message = self.pack(group, program=program)
-        constant: Task | None = None
-        if program and (
+        constant = program and (
             task.id in self._constants or (not task.single and task.program.nbytes >= CONSTANT_BYTES)
-        ):
+        )
+        if constant:
             del message[1 : 1 + len(task.program.frames)]
-            constant = task
-        self._session.do(partial(self._run, worker, group.id, beside(message), constant))
+        worker.letters.append(_Letter(group, beside(message), constant))
+        if len(worker.letters) == 1:
+            self._session.do(partial(self._send, worker))
         return worker.label
 
     def _hire(self) -> _Worker:
@@ -269,29 +285,35 @@ class RayCarrier(RequestCarrier):
 
     # --- in the session's thread ---
 
-    def _run(self, worker: _Worker, group: int, pieces: list[Any], constant: Task | None) -> None:
+    def _send(self, worker: _Worker) -> None:
+        """Send what there is for a worker, as one call."""
+        with self.lock:
+            letters, worker.letters = worker.letters, []
         if worker.gone:
             return
         try:
-            assert self._session is not None
             if worker.actor is None:
                 self._create(worker)
-            refs = []
-            if constant is not None:
-                if constant.id not in self._constants:
-                    import ray
-
-                    if not constant.program.nbytes:  # see `keep`
-                        raise BackendUnavailable(
-                            "what all calls share was lost with the Ray cluster; call again"
-                        )
-                    self._constants[constant.id] = ray.put(beside(constant.program.frames))
-                refs.append(self._constants[constant.id])
-            answer = worker.actor.run.remote(pieces, refs)
+            batch: list[Letter] = [
+                (letter.pieces, [self._constant(letter.group.task)] if letter.constant else [])
+                for letter in letters
+            ]
+            answer = worker.actor.run.remote(batch)
         except Exception as exc:
             self._is_gone(worker, exc)
             return
-        answer.future().add_done_callback(partial(self._is_answered, worker, group))
+        groups = [letter.group.id for letter in letters]
+        answer.future().add_done_callback(partial(self._is_answered, worker, groups))
+
+    def _constant(self, task: Task) -> Any:
+        """The reference to a task's program."""
+        if task.id not in self._constants:
+            import ray
+
+            if not task.program.nbytes:  # see `keep`
+                raise BackendUnavailable("what all calls share was lost with the Ray cluster; call again")
+            self._constants[task.id] = ray.put(beside(task.program.frames))
+        return self._constants[task.id]
 
     def _create(self, worker: _Worker) -> None:
         import ray
@@ -380,18 +402,18 @@ class RayCarrier(RequestCarrier):
         else:
             self._is_gone(worker, error)
 
-    def _is_answered(self, worker: _Worker, group: int, future: Future[list[Any]]) -> None:
+    def _is_answered(self, worker: _Worker, groups: list[int], future: Future[list[list[Any]]]) -> None:
         error = future.exception()
         if error is not None:
             self._is_gone(worker, error)
             return
         if worker.gone:
             return
-        news, fault, *pieces = future.result()
-        if news == UNFIT:
-            self._is_gone(worker, BackendUnavailable(fault))
-            return
-        self.answered(group, Answer(news, frames_of(pieces), fault))
+        for group, (news, fault, *pieces) in zip(groups, future.result(), strict=True):
+            if news == UNFIT:
+                self._is_gone(worker, BackendUnavailable(fault))
+                return
+            self.answered(group, Answer(news, frames_of(pieces), fault))
 
     def _has_told(self, worker: _Worker, future: Future[Any]) -> None:
         error = future.exception()

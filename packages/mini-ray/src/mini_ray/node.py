@@ -60,8 +60,8 @@ class Seat:
     def ready(self) -> str:
         return self.worker.ready()
 
-    def run(self, pieces: list[Any], constant: list[Any]) -> list[Any]:
-        return self.worker.run(pieces, constant)
+    def run(self, batch: list[Any]) -> list[Any]:
+        return self.worker.run(batch)
 
     def listen(self) -> Any:
         return self.worker.listen()

@@ -24,10 +24,13 @@ from .cluster import ADDRESS
 from .node import cache
 from .storage import is_url, store
 
-__all__ = ["UNFIT", "Worker", "beside", "frames_of"]
+__all__ = ["UNFIT", "Letter", "Worker", "beside", "frames_of"]
 
 UNFIT = -1
 """In the place of the number of news: this worker cannot run calls, for the reason that follows."""
+
+Letter = tuple[list[Any], list[Any]]
+"""A group on its way: its message, without the program if that comes by the reference which is the second item."""
 
 BESIDE_BYTES = 1 << 16
 """Pieces from this size on travel beside the pickle, into shared memory and out of it without a copy."""
@@ -85,29 +88,25 @@ class Worker:
         """Why it cannot run calls; empty if it can."""
         return self._fault
 
-    def run(self, pieces: list[Any], constant: list[Any]) -> list[Any]:
-        """Run a group; returns its answer, or UNFIT and why it cannot.
-
-        Args:
-            pieces: the message, without the program if that is in `constant`.
-            constant: a reference to the program's frames, or nothing.
-        """
+    def run(self, batch: list[Letter]) -> list[list[Any]]:
+        """Run groups, one after the other; returns their answers, or for each UNFIT and why it cannot."""
         import ray
 
         if self._fault:
-            return [UNFIT, self._fault]
-        message = frames_of(pieces)
-        if constant:
-            message[1:1] = frames_of(ray.get(constant[0]))
+            return [[UNFIT, self._fault]] * len(batch)
+        messages = []
+        for pieces, constant in batch:
+            message = frames_of(pieces)
+            if constant:
+                message[1:1] = frames_of(ray.get(constant[0]))
+            messages.append(message)
         try:
             with self._volume.around() if self._volume is not None else contextlib.nullcontext():
-                answer = self._responder.respond(message)
+                answers = self._responder.respond_all(messages)
         except (OSError, MiniError) as exc:
-            return [
-                UNFIT,
-                f"{self._directory} cannot be kept up to date on the node {socket.gethostname()}: {exc}",
-            ]
-        return [answer.news, answer.fault, *beside(answer.messages)]
+            fault = f"{self._directory} cannot be kept up to date on the node {socket.gethostname()}: {exc}"
+            return [[UNFIT, fault]] * len(batch)
+        return [[answer.news, answer.fault, *beside(answer.messages)] for answer in answers]
 
     def _tell(self, news: list[News]) -> None:
         # Who hears that a call is over may look for what it has written.
