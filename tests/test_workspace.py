@@ -45,3 +45,13 @@ def test_a_packages_tests_run_alone_as_they_run_here(package: Path) -> None:
 def test_the_checkout_runs_every_packages_tests(package: Path) -> None:
     testpaths = read(ROOT)["tool"]["pytest"]["ini_options"]["testpaths"]
     assert f"packages/{package.name}/tests" in testpaths
+
+
+def test_test_modules_have_names_of_their_own() -> None:
+    """pytest imports them by their names, whatever folder they are in."""
+    names = [
+        path.name
+        for folder in ("packages/*/tests", "tests", "tests/*")
+        for path in ROOT.glob(f"{folder}/*.py")
+    ]
+    assert [name for name in sorted(set(names)) if names.count(name) > 1 and name != "conftest.py"] == []

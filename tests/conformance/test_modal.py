@@ -5,20 +5,16 @@ The kit's gates and tallies are files that caller and workers share, so this can
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from mini import Apparatus, WorkerLost
-from mini.conformance import ApparatusConformance, MakeApparatus, footprint, overridden
+from mini.conformance import ApparatusConformance, MakeApparatus, footprint, subjects
 from mini.conformance.err import Unreachable
-from mini.conformance.probes import Tally
 from mini_modal import ModalApparatus
 from modal_emulator import Emulator
 
@@ -80,22 +76,6 @@ class TestModal(ApparatusConformance):
         }
         return Unreachable(f"import os\nos.environ.update({there})\n{script_prelude}", secret=secret)
 
-    @overridden(
-        reason="a call's process that dies is told exactly; what Modal may run again is what a dead container had"
-    )
-    @pytest.mark.parametrize("when", ["with its container"])
-    def test_map_13_grouped_also_when_a_worker_dies(
-        self, apparatus: Apparatus, tally: Tally, when: str
-    ) -> None:
-        def note_and_end_container(number: int) -> int:
-            tally.add(number)
-            if number == 300:
-                os.kill(os.getppid(), signal.SIGKILL)
-                signal.pause()
-            return number
-
-        count = 600
-        results = list(apparatus.map(note_and_end_container, range(count), return_exceptions=True))
-        assert [n for n, result in enumerate(results) if result != n] == [300]
-        assert isinstance(results[300], WorkerLost)
-        assert {int(number) for number in tally.read()} == set(range(count))
+    @pytest.fixture
+    def deadly(self) -> Callable[..., int]:
+        return subjects.note_and_end_host

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from mini import Apparatus, WorkerLost
-from mini.conformance import ApparatusConformance, MakeApparatus, VolSuite, footprint, overridden
+from mini import Apparatus
+from mini.conformance import (
+    ApparatusConformance,
+    MakeApparatus,
+    VolSuite,
+    footprint,
+    overridden,
+    subjects,
+)
 from mini.conformance.err import Unreachable
 from mini.conformance.life import WORK
-from mini.conformance.probes import Tally
 from mini.conformance.scripts import Scripts
 from mini.context import get_data_dir
 from mini_ray import RayApparatus
@@ -30,25 +34,9 @@ class Ray(ApparatusConformance):
         prelude = f"from mini_ray import RayApparatus\napp = RayApparatus('nowhere', '127.0.0.1:9', {str(storage)!r})\n"
         return Unreachable(prelude)
 
-    @overridden(
-        reason="a call's process that dies is told exactly; what is run again is what a dead actor had not told of"
-    )
-    @pytest.mark.parametrize("when", ["with its actor"])
-    def test_map_13_grouped_also_when_a_worker_dies(
-        self, apparatus: Apparatus, tally: Tally, when: str
-    ) -> None:
-        def note_and_end_actor(number: int) -> int:
-            tally.add(number)
-            if number == 300:
-                os.kill(os.getppid(), signal.SIGKILL)
-                signal.pause()
-            return number
-
-        count = 600
-        results = list(apparatus.map(note_and_end_actor, range(count), return_exceptions=True))
-        assert [n for n, result in enumerate(results) if result != n] == [300]
-        assert isinstance(results[300], WorkerLost)
-        assert {int(number) for number in tally.read()} == set(range(count))
+    @pytest.fixture
+    def deadly(self) -> Callable[..., int]:
+        return subjects.note_and_end_host
 
     @overridden(reason="Ray's own driver leaves its log and a socket open when it disconnects")
     def test_life_03_nothing_is_left_after_close(self, scripts: Scripts) -> None:
@@ -115,11 +103,14 @@ def three_nodes(storage: Path) -> Iterator[MakeApparatus]:
 
 
 @pytest.fixture(scope="class")
-def bucket() -> Iterator[MakeApparatus]:
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeApparatus]:
     """An instance of this process's own, with volumes in a bucket."""
     with S3Server() as server, pytest.MonkeyPatch.context() as patch:
         for name, value in server.variables.items():
             patch.setenv(name, value)
+        patch.setenv(
+            "XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache"))
+        )  # workers have their copies there
         storage = f"{server.bucket}/mini"
         with connected(RayApparatus("bucket", storage=storage)):
             yield lambda name: RayApparatus(name, storage=storage)

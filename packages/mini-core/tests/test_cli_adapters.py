@@ -56,6 +56,15 @@ def site(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def without_ray(site: Path) -> Path:
+    """With another mini-ray, which brings nothing, before the one that may be installed here."""
+    info = site / "mini_ray-0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mini-ray\nVersion: 0\n")
+    return site
+
+
 def mini(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-P", "-m", "mini", *arguments],
@@ -104,8 +113,8 @@ def test_an_unknown_command_is_told_the_others(site: Path) -> None:
     assert "no command 'helo'; there is auth, check, broken, hello, made" in done.stderr
 
 
-def test_a_command_of_a_backend_that_is_not_installed_names_the_package(site: Path) -> None:
-    done = mini(site, "ray")
+def test_a_command_of_a_backend_that_is_not_installed_names_the_package(without_ray: Path) -> None:
+    done = mini(without_ray, "ray")
     assert done.returncode == 2
     assert "uv add mini-ray" in done.stderr
 
@@ -123,11 +132,11 @@ def test_a_backend_without_a_login_says_so(backend: str, site: Path) -> None:
     assert (done.returncode, done.stdout) == (0, f"{backend} needs no login\n")
 
 
-def test_the_login_of_a_backend_that_is_not_installed(site: Path) -> None:
-    done = mini(site, "auth", "ray")
+def test_the_login_of_a_backend_that_is_not_installed(without_ray: Path) -> None:
+    done = mini(without_ray, "auth", "ray")
     assert done.returncode == 2
     assert "uv add mini-ray" in done.stderr
-    done = mini(site, "auth", "sun")
+    done = mini(without_ray, "auth", "sun")
     assert done.returncode == 2
     assert "no backend 'sun' with a login" in done.stderr
     assert "Error" in done.stderr

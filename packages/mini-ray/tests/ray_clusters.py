@@ -74,6 +74,7 @@ class RayCluster:
 
     Attributes:
         address: for drivers.
+        client_address: for those that come through Ray's client, where that is installed.
         variables: what a driver has to have in its environment.
     """
 
@@ -104,6 +105,8 @@ class RayCluster:
         self.nodes: list[RayNode] = []
         self.port = _free_port()
         self.address = f"{_own_address()}:{self.port}"
+        self._client_port = _free_port()
+        self.client_address = f"ray://{_own_address()}:{self._client_port}"
 
     def __enter__(self) -> Self:
         try:
@@ -126,6 +129,7 @@ class RayCluster:
             "--head",
             f"--port={self.port}",
             f"--temp-dir={self.directory}",
+            f"--ray-client-server-port={self._client_port}",
             "--include-dashboard=false",
         ]
         return self._start(arguments)

@@ -104,6 +104,8 @@ class RayCarrier(RequestCarrier):
         self._session: _Session | None = None
         self._constants: dict[str, Any] = {}
         """References to the frames of large programs, by task."""
+        self._careful: set[str] = set()
+        """Tasks that have cost a worker. To see which call does so, a worker has one group of theirs at a time."""
         self._needs = needs_of(definition.options)
         self._said = False
         self._failed_starts = 0
@@ -127,14 +129,24 @@ class RayCarrier(RequestCarrier):
         program.frames = [b""] * len(program.frames)
 
     def room(self, task: Task) -> int:
-        depth = 2 if task.quick else 1
+        depth = self._depth(task)
         workers = self._workers
-        return depth * (self.width - len(workers)) + sum(max(0, depth - len(w.groups)) for w in workers)
+        room = sum(
+            max(0, min([depth, *(self._depth(g.task) for g in w.groups)]) - len(w.groups)) for w in workers
+        )
+        return depth * (self.width - len(workers)) + room
+
+    def _is_careful(self, worker: _Worker) -> bool:
+        return any(group.task.id in self._careful for group in worker.groups)
+
+    def _depth(self, task: Task) -> int:
+        """How many groups a worker may have at a time."""
+        return 2 if task.quick and task.id not in self._careful else 1
 
     def start(self, group: Group) -> str:
         if self._session is None:
             self._session = _Session(self._look_after, LOOK_SECONDS if self._needs else CHECK_SECONDS)
-        worker = min(self._workers, key=lambda w: len(w.groups), default=None)
+        worker = min(self._workers, key=lambda w: (len(w.groups), self._is_careful(w)), default=None)
         if worker is None or (worker.groups and len(self._workers) < self.width):
             worker = self._hire()
         worker.groups.append(group)
@@ -218,6 +230,7 @@ class RayCarrier(RequestCarrier):
         self._order_all(task, "doom", task.id, grace)
 
     def forget(self, task: Task) -> None:
+        self._careful.discard(task.id)
         for worker in self._workers:
             if task.id in worker.known:
                 worker.known.discard(task.id)
@@ -418,6 +431,7 @@ class RayCarrier(RequestCarrier):
             self._workers.remove(worker)
             if self._session is not None:
                 self._session.do(partial(self._end, self._session, [worker]))
+            self._careful |= {group.task.id for group in worker.groups}
             return list(worker.groups)
 
     def event_of(self, group: Group, error: BaseException) -> Lost | Broken:

@@ -29,8 +29,8 @@ __all__ = ["ADDRESS", "Cluster", "check_fork", "join"]
 
 ADDRESS = "MINI_RAY_ADDRESS"
 """Set where calls run: the cluster that they run on."""
-CONNECT_SECONDS = 10.0
 PROBE_SECONDS = 3.0
+END_SECONDS = 5.0
 LONGEST_DIRECTORY = 40
 """Bytes of the path in which a session may be: its sockets are deep in there, and may have 107."""
 
@@ -319,7 +319,16 @@ class _Instance:
             self._ready.set()
             if self._error is None:
                 self._over.wait()
+            node = ray._private.worker._global_node
+            started = (
+                []
+                if node is None
+                else [info.process for infos in node.all_processes.values() for info in infos]
+            )
             ray.shutdown()
+            for process in started:  # not every Ray waits for all that it has ended
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(END_SECONDS)
         finally:
             _read_variables()
             watched.communicate()

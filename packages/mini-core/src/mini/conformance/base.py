@@ -20,6 +20,7 @@ from .. import diagnose, display, executor, requirements, staging  # noqa: F401
 from ..capability import Capability
 from ..display import lines  # noqa: F401
 from ..protocol import Apparatus
+from . import subjects
 from .plugin import recorder_of
 from .probes import Gate, Tally
 from .scripts import Scripts
@@ -138,7 +139,7 @@ class Suite:
     """Base of the suites. A subclass whose name begins with "Test" is run by pytest; it gives the fixtures below.
 
     Fixtures that a subclass must override: `make_apparatus`. Those that it may: `patience`, `shared_dir`,
-    `project_src`, `python`, `script_prelude`. The others belong to the kit.
+    `project_src`, `deadly`, `python`, `script_prelude`. The others belong to the kit.
 
     Attributes:
         variant: tells columns of the same backend in the report apart, such as "thread".
@@ -189,6 +190,14 @@ class Suite:
         It may exist and have modules in it.
         """
         return tmp_path / "project" / "src"
+
+    @pytest.fixture
+    def deadly(self) -> Callable[..., int]:
+        """A call that ends its worker, and makes a backend that declines `at_most_once_grouped` run others again.
+
+        Where calls run beside the backend's own process (`mini.adapter.Relay`) it is `subjects.note_and_end_host`.
+        """
+        return subjects.note_and_die
 
     @pytest.fixture
     def python(self) -> str:

@@ -868,15 +868,18 @@ class MapSuite(Suite):
 
     @when_declined(test_map_13_grouped_also_when_a_worker_dies)
     def _map_13_grouped_calls_may_run_again(
-        self, apparatus: Apparatus, tally: Tally, supports: Callable[[Capability], bool], scripts: Scripts
+        self,
+        apparatus: Apparatus,
+        tally: Tally,
+        deadly: Callable[..., int],
+        supports: Callable[[Capability], bool],
+        scripts: Scripts,
     ) -> None:
         if not supports(Capability.KILL_WORKER):
             dies_with_its_worker(scripts)
             return
         kwargs = {"tally": tally, "deadly": 3000}
-        results = list(
-            apparatus.map(subjects.note_and_die, range(6000), kwargs=kwargs, return_exceptions=True)
-        )
+        results = list(apparatus.map(deadly, range(6000), kwargs=kwargs, return_exceptions=True))
         assert [n for n, result in enumerate(results) if result != n] == [3000]
         assert isinstance(results[3000], WorkerLost)
         again = [number for number, count in Counter(tally.read()).items() if count > 1]

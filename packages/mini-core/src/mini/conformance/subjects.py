@@ -247,6 +247,15 @@ def note_and_die(number: int, tally: Tally, deadly: int, how: str = "SIGKILL") -
     return number
 
 
+def note_and_end_host(number: int, tally: Tally, deadly: int) -> int:
+    """As `note_and_die`, but it is the process beside the call that dies, and has the call with it."""
+    tally.add(number)
+    if number == deadly:
+        os.kill(os.getppid(), signal.SIGKILL)
+        threading.Event().wait()
+    return number
+
+
 def note_and_die_later(number: int, tally: Tally, deadly: int) -> int:
     """As `note_and_die`, but the worker dies a moment later, at some other call."""
     tally.add(number)

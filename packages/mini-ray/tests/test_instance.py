@@ -23,6 +23,8 @@ def app(tmp_path: Path) -> Iterator[mini.Apparatus]:
         yield app
 
 
+# Older Rays leave files of their own to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_instance_of_its_own_runs_calls_on_loopback_and_is_gone_when_it_is_closed(
     app: mini.Apparatus, tmp_path: Path
 ) -> None:
