@@ -8,14 +8,7 @@ from pathlib import Path
 
 import pytest
 from mini import Apparatus
-from mini.conformance import (
-    ApparatusConformance,
-    MakeApparatus,
-    VolSuite,
-    footprint,
-    overridden,
-    subjects,
-)
+from mini.conformance import ApparatusConformance, MakeApparatus, VolSuite, footprint, overridden, subjects
 from mini.conformance.err import Unreachable
 from mini.conformance.life import WORK
 from mini.conformance.scripts import Scripts
@@ -108,9 +101,7 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeApparatus]:
     with S3Server() as server, pytest.MonkeyPatch.context() as patch:
         for name, value in server.variables.items():
             patch.setenv(name, value)
-        patch.setenv(
-            "XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache"))
-        )  # workers have their copies there
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))  # where workers have copies
         storage = f"{server.bucket}/mini"
         with connected(RayApparatus("bucket", storage=storage)):
             yield lambda name: RayApparatus(name, storage=storage)

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -129,9 +130,10 @@ class RayCluster:
             "--head",
             f"--port={self.port}",
             f"--temp-dir={self.directory}",
-            f"--ray-client-server-port={self._client_port}",
             "--include-dashboard=false",
         ]
+        if self._python == Path(sys.executable) and find_spec("grpc"):  # else Ray refuses the option
+            arguments.append(f"--ray-client-server-port={self._client_port}")
         return self._start(arguments)
 
     def add_node(self, env: Mapping[str, str] | None = None, hidden: Path | None = None) -> RayNode:
