@@ -96,11 +96,12 @@ def three_nodes(storage: Path) -> Iterator[MakeApparatus]:
 
 
 @pytest.fixture(scope="class")
-def bucket() -> Iterator[MakeApparatus]:
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeApparatus]:
     """An instance of this process's own, with volumes in a bucket."""
     with S3Server() as server, pytest.MonkeyPatch.context() as patch:
         for name, value in server.variables.items():
             patch.setenv(name, value)
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))  # where workers have copies
         storage = f"{server.bucket}/mini"
         with connected(RayApparatus("bucket", storage=storage)):
             yield lambda name: RayApparatus(name, storage=storage)

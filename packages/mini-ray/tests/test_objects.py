@@ -27,10 +27,11 @@ SECONDS = 60.0
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     with S3Server() as server, pytest.MonkeyPatch.context() as patch:
         for name, value in server.variables.items():
             patch.setenv(name, value)
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))  # where workers have copies
         yield server
 
 
