@@ -136,8 +136,6 @@ class RayCluster:
             "--include-dashboard=false",
             *([f"--ray-client-server-port={self._client_port}"] if self._client_port else []),
         ]
-        if self._python == Path(sys.executable) and find_spec("grpc"):  # else Ray refuses the option
-            arguments.append(f"--ray-client-server-port={self._client_port}")
         return self._start(arguments)
 
     def add_node(self, env: Mapping[str, str] | None = None, hidden: Path | None = None) -> RayNode:
