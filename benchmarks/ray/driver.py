@@ -26,6 +26,7 @@ TOGETHER = 0.2
 """Seconds that calls take of which each is to find a worker of its own."""
 WINDOW = 64
 """Items of a stream under way, where there may be more of them than at default settings."""
+WARM_UP = 1000
 LOOK_EVERY = 1000
 """Items of a stream between two looks at the memory."""
 
@@ -167,12 +168,14 @@ def stream(folder: str) -> Iterator[Orders]:
     sides = Sides(folder, "count_up")
     memory = psutil.Process().memory_info
 
-    def measure(items: Callable[[], Iterator[int]], count: int) -> Result:
+    def measure(items: Callable[[int], Iterator[int]], count: int) -> Result:
         sides.settle()
+        for _ in items(WARM_UP):
+            pass
         before = most = memory().rss
         begin = now()
         taken = 0
-        for item in items():
+        for item in items(count):
             assert item == taken
             taken += 1
             if not taken % LOOK_EVERY:
@@ -182,19 +185,17 @@ def stream(folder: str) -> Iterator[Orders]:
         return {"rate": count / seconds, "grown": (most - before) / 1e6, "items": count}
 
     def mini(count: int) -> Result:
-        return measure(lambda: sides.mini.stream(functions.count_up, count), count)
+        return measure(lambda n: sides.mini.stream(functions.count_up, n), count)
 
     def wide(count: int) -> Result:
         app = sides.mini.w(window=WINDOW)
-        return measure(lambda: app.stream(functions.count_up, count), count)
+        return measure(lambda n: app.stream(functions.count_up, n), count)
 
     def raw(count: int) -> Result:
         task = sides.raw["count_up"].options(num_returns="streaming")
-        return measure(lambda: (ray.get(reference) for reference in task.remote(count)), count)
+        return measure(lambda n: (ray.get(reference) for reference in task.remote(n)), count)
 
     with sides.running():
-        for warm_up in (mini, wide, raw):
-            warm_up(2000)
         yield {"mini": mini, "wide": wide, "raw": raw}
 
 
