@@ -345,9 +345,9 @@ def load(name: str) -> str:
     return (mini.get_data_dir() / name).read_text()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def instance(server: S3Server) -> Iterator[None]:
-    """A Ray instance of this process's own, which all apparatuses use."""
+    """A Ray instance of this process's own, which all apparatuses of a test use. A process has one cluster at a time."""
     with RayApparatus("instance", storage=f"{server.bucket}/instance") as app:
         app.run(abs, -1)
         yield
