@@ -347,7 +347,7 @@ def load(name: str) -> str:
 
 @pytest.fixture
 def instance(server: S3Server) -> Iterator[None]:
-    """A Ray instance of this process's own, which all apparatuses of a test use. A process has one cluster at a time."""
+    """A Ray instance of this process's own. It goes with the test, because a process has one cluster at a time."""
     with RayApparatus("instance", storage=f"{server.bucket}/instance") as app:
         app.run(abs, -1)
         yield
