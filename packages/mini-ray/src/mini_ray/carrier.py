@@ -40,7 +40,7 @@ LOOK_SECONDS = 0.2
 CHECK_SECONDS = 5.0
 SAY_AFTER = 10.0
 START_FAILURES = 20
-"""In a row, for want of a node that lives: some workers are lost together, and each may be put on the dead node again."""
+"""In a row. Workers are lost together with their node, and Ray may put each new one on it for a while."""
 SUSPECT_SECONDS = 30.0
 NEVER_RAN = "The actor never ran"
 """What Ray says of an actor none of whose methods can have been called."""
