@@ -18,7 +18,8 @@ sys.path.insert(0, str(ROOT / "packages" / "mini-core" / "tests"))
 
 from pty_terminal import Terminal  # noqa: E402
 
-COLUMNS, ROWS = 96, 14
+COLUMNS, ROWS = 96, 24
+"""Enough of them for whatever a sweep says before the moment that is shown; those that are empty are not shown."""
 PATIENCE = 280.0
 """Seconds for half of the sweep, which takes ten on a machine that has nothing else to do."""
 # The eight colours of a terminal, and the same in bright.
@@ -62,6 +63,8 @@ def screenshot(terminal: Terminal) -> list[Text]:
             row.append("".join(char.data for char in run), style)
         row.rstrip()
         rows.append(row)
+    while not rows[-1]:
+        rows.pop()
     return rows
 
 
