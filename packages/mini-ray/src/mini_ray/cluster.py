@@ -349,6 +349,7 @@ def _start(directory: Path) -> None:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Calls that reserve no GPU see those of this machine, as they do without Ray.
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
     with _variables(own), _on_loopback():

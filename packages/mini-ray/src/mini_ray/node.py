@@ -69,9 +69,6 @@ class Seat:
     def order(self, what: str, *args: Any) -> None:
         self.worker.order(what, *args)
 
-    def end(self) -> None:
-        self.worker.end()
-
 
 def look() -> dict[str, Any]:
     """What tells this process's machine and environment from others."""

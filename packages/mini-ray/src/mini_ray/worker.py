@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import marshal
-import os
 import pickle
 import queue
 import socket
@@ -124,8 +123,3 @@ class Worker:
     def order(self, what: str, *args: Any) -> None:
         """Call a method of the relay."""
         getattr(self._responder.relay, what)(*args)
-
-    def end(self) -> None:
-        """End the processes in which calls run, and this one."""
-        self._responder.close()
-        os._exit(0)
