@@ -27,9 +27,10 @@ __all__ = [
 ]
 
 DATA_DIR_GATE = "MINI_DATA_DIR_GATE"
-"""A variable of workers that an adapter may set: the path of a Unix socket that closes each connection when the data
-directory is up to date. So what it costs to have it so is spared where no call asks for the directory. What the socket
-says before is why it cannot be."""
+"""A variable of workers that an adapter may set: the path of a Unix socket, or "@" and its abstract name.
+
+The socket closes each connection when the data directory is up to date, so what it costs to have it so is spared where
+no call asks for the directory. What it says before is why it cannot be."""
 DATA_DIR_PLACE = "MINI_DATA_DIR_PLACE"
 """A variable of workers that an adapter may set: the data directory as the apparatus names it, a newline, and the path
 that this worker has it at."""
@@ -145,7 +146,7 @@ def pass_data_dir_gate() -> None:
     import socket
 
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(gate)
+        connection.connect(f"\0{gate[1:]}" if gate.startswith("@") else gate)
         with connection.makefile("rb") as file:
             reason = file.read().decode(errors="replace")
     if reason:

@@ -17,6 +17,7 @@ import re
 import shutil
 import socket
 import stat
+import sys
 import tempfile
 import threading
 import time
@@ -541,12 +542,17 @@ class Doorkeeper:
         self._directory, self._lock = _claim(cache, hashlib.sha256(store.url.encode()).hexdigest()[:16])
         self._mirror: Mirror | None = None
         self._turn = threading.Lock()
-        gate = self._directory / "gate"
-        if len(os.fsencode(gate)) > LONGEST_SOCKET:
-            gate = Path(tempfile.mkdtemp(prefix="mini-")) / "gate"
-        gate.unlink(missing_ok=True)
         self._door = socket.socket(socket.AF_UNIX)
-        self._door.bind(str(gate))
+        gate = self._directory / "gate"
+        if len(os.fsencode(gate)) <= LONGEST_SOCKET:
+            gate.unlink(missing_ok=True)
+            self._door.bind(str(gate))
+        elif sys.platform == "linux":  # a name that is no file's: whoever is killed leaves none
+            gate = Path(f"@mini-{os.urandom(16).hex()}")
+            self._door.bind(f"\0{gate.name[1:]}")
+        else:
+            gate = Path(tempfile.mkdtemp(prefix="mini-")) / "gate"
+            self._door.bind(str(gate))
         self._door.listen()
         self.env = {DATA_DIR_GATE: str(gate), DATA_DIR_PLACE: f"{store.url}\n{self._directory / 'files'}"}
         threading.Thread(target=self._keep, name="mini-gate", daemon=True).start()

@@ -7,6 +7,7 @@ import contextlib
 import marshal
 import mmap
 import os
+import shutil
 import tempfile
 from collections import OrderedDict
 from pathlib import Path
@@ -95,6 +96,7 @@ class Host:
 
     def close(self) -> None:
         self._responder.close()
+        shutil.rmtree(self._gate.parent, ignore_errors=True)
 
     async def _pass_gate(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """A call asks for its data directory."""
