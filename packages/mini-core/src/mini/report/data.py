@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from ..jobrecord import Attempt, JobRecord, JobState, Worker
 
-__all__ = ["describe", "inputs_of", "metrics_of"]
+__all__ = ["cell", "describe", "inputs_of", "metrics_of"]
 
 T = TypeVar("T")
 
@@ -118,20 +118,20 @@ def _value(node: ast.expr, text: str) -> Any:
         value = ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return ast.get_source_segment(text, node)
-    return _cell(value if value is not ... else "...")
+    return cell(value if value is not ... else "...")
 
 
 def metrics_of(record: JobRecord) -> dict[str, Any]:
     """The metrics that the current attempt last reported, dicts in them taken apart as `outer.inner`."""
     flat: dict[str, Any] = {}
     _flatten("", record.current.report.metrics, flat)
-    return {name: _cell(value) for name, value in flat.items() if not _is_series(value)}
+    return {name: cell(value) for name, value in flat.items() if not _is_series(value)}
 
 
 def _series(record: JobRecord) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     _flatten("", record.current.report.metrics, flat)
-    return {name: [_cell(v) for v in value] for name, value in flat.items() if _is_series(value)}
+    return {name: [cell(v) for v in value] for name, value in flat.items() if _is_series(value)}
 
 
 def _flatten(prefix: str, metrics: Mapping[str, Any], flat: dict[str, Any]) -> None:
@@ -151,7 +151,7 @@ def _is_series(value: Any) -> bool:
     )
 
 
-def _cell(value: Any) -> Any:
+def cell(value: Any) -> Any:
     """A value for a table: a number, a string, true, false or null."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
@@ -173,7 +173,7 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _progress(attempt: Attempt) -> list[Any] | None:
     progress = attempt.report.progress
-    return None if progress is None else [_cell(progress.step), _cell(progress.total), progress.message]
+    return None if progress is None else [cell(progress.step), cell(progress.total), progress.message]
 
 
 def _size(attempt: Attempt) -> int | None:
