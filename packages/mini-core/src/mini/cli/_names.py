@@ -65,7 +65,7 @@ class Named:
             from mini.local.jobs import open_board
 
             return open_board(launched.data_root(), self.name)
-        return self.apparatus()._open_board()
+        return self.apparatus()._board("jobs")
 
     def groups(self, board: JobBoard, group: str | None = None) -> list[GroupRecord]:
         """The groups that are meant: all, or the one of that id, or the last.
