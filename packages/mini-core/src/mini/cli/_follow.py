@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ import click
 
 from mini import display
 from mini.jobboard import JobBoard, Select
-from mini.jobrecord import JobState, JobStatus
+from mini.jobrecord import JobState
 from mini.status import FlowStatus, WorkerStatus
 
 if TYPE_CHECKING:
@@ -23,33 +23,28 @@ __all__ = ["follow", "waiting"]
 
 MOST_BARS = 12
 """Running jobs that have a bar each."""
-FIRST_PAUSE, LAST_PAUSE = 0.05, 0.5
+FIRST_PAUSE, LAST_PAUSE = 0.05, 1.0
 
 
-def follow(
-    board: JobBoard, groups: list[GroupRecord], jobs: Callable[[], list[JobStatus]]
-) -> Counter[JobState]:
-    """Wait until all jobs have ended, and show how far they are; how many ended how.
+def follow(board: JobBoard, groups: Sequence[GroupRecord]) -> Counter[JobState]:
+    """Wait until all jobs of these groups have ended, and show how far they are; how many ended how.
 
     Reads only. KeyboardInterrupt leaves the jobs as they are.
     """
+    ids = {group.id for group in groups}
     names = dict.fromkeys(group.function for group in groups)
-    began = min((group.origin.launched for group in groups), default=time.time())
+    began = min(group.origin.launched for group in groups)
     status = FlowStatus("follow", ", ".join(names), None, time.monotonic() - max(0.0, time.time() - began))
-    now = jobs()
-    status.total = len(now)
-    _read(board, now, status)
-    shown = display.enabled(None) and not all(job.state.is_final for job in now)
+    counts = _read(board, ids, status)
+    shown = display.enabled(None) and _unfinished(counts) > 0
     if shown:
         display.show(status)
     try:
         pause = FIRST_PAUSE
-        while not all(job.state.is_final for job in now):
+        while _unfinished(counts):
             time.sleep(pause)
             pause = min(LAST_PAUSE, pause * 1.5)
-            now = jobs()
-            _read(board, now, status)
-        counts = Counter(job.state for job in now)
+            counts = _read(board, ids, status)
         status.state = "CANCELLED" if counts[JobState.CANCELLED] else "FAILED" if status.failed else "DONE"
         return counts
     finally:
@@ -57,19 +52,29 @@ def follow(
             display.hide(status)
 
 
-def _read(board: JobBoard, jobs: list[JobStatus], status: FlowStatus) -> None:
-    running = [job for job in jobs if job.state is JobState.RUNNING]
-    few = board.store.read(Select([job.id for job in running[:MOST_BARS]]))
+def _read(board: JobBoard, ids: set[str], status: FlowStatus) -> Counter[JobState]:
+    counts: Counter[JobState] = Counter()
+    for id, some in board.counts().items():
+        if id in ids:
+            counts.update(some)
     workers = {}
-    for record in few:
-        claimed = record.current.claimed
-        since = 0.0 if claimed is None else time.monotonic() - max(0.0, time.time() - claimed.time)
-        report = record.current.report
-        workers[record.id] = WorkerStatus(record.id, record.index, since, report.progress, report.metrics)
+    if counts[JobState.RUNNING]:
+        running = board.store.states(Select(states={JobState.RUNNING}))
+        few = [job.id for job in running if job.group in ids][:MOST_BARS]
+        for record in board.store.read(Select(few)):
+            claimed = record.current.claimed
+            since = 0.0 if claimed is None else time.monotonic() - max(0.0, time.time() - claimed.time)
+            report = record.current.report
+            workers[record.id] = WorkerStatus(record.id, record.index, since, report.progress, report.metrics)
     status.workers = workers
-    status.done = sum(job.state.is_final for job in jobs)
-    status.failed = sum(job.state.is_final and job.state is not JobState.DONE for job in jobs)
-    status.retried = sum(job.attempt - 1 for job in jobs)
+    status.total = sum(counts.values())
+    status.done = status.total - _unfinished(counts)
+    status.failed = status.done - counts[JobState.DONE]
+    return counts
+
+
+def _unfinished(counts: Counter[JobState]) -> int:
+    return counts[JobState.PENDING] + counts[JobState.RUNNING]
 
 
 @contextmanager

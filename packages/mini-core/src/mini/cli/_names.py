@@ -10,6 +10,8 @@ import click
 
 from mini import launched
 
+from ._errors import Wrong
+
 if TYPE_CHECKING:
     from mini.jobboard import JobBoard
     from mini.jobrecord import GroupRecord, JobStatus
@@ -64,18 +66,18 @@ class Named:
         if self.app == "local":  # without all that runs calls, which a reader does not need
             from mini.local.jobs import open_board
 
-            return open_board(launched.data_root(), self.name)
+            return open_board(launched.data_root(), self.name, stay=True)
         return self.apparatus()._board("jobs")
 
     def groups(self, board: JobBoard, group: str | None = None) -> list[GroupRecord]:
         """The groups that are meant: all, or the one of that id, or the last.
 
         Raises:
-            click.UsageError: there are none; says where it looked, and where there is something.
+            Wrong: there are none; says where it looked, and where there is something.
         """
         groups = board.store.groups()
         if not groups:
-            raise click.UsageError(self._nothing())
+            raise Wrong(self._nothing())
         if group is None:
             return groups
         if group == LAST:
@@ -83,7 +85,7 @@ class Named:
         found = [one for one in groups if one.id == group]
         if not found:
             ids = ", ".join(one.id for one in groups[-10:])
-            raise click.UsageError(f"{self.name} has no launch {group!r}; the latest are {ids}")
+            raise Wrong(f"{self.name} has no launch {group!r}; the latest are {ids}")
         return found
 
     def jobs(self, board: JobBoard, words: Sequence[str], group: str | None = None) -> list[JobStatus]:
@@ -92,7 +94,7 @@ class Named:
         Without words all jobs of the groups that are meant.
 
         Raises:
-            click.UsageError: there is no such job.
+            Wrong: there is no such job.
         """
         from mini.jobboard import Select
 
@@ -107,7 +109,7 @@ class Named:
                 matching = [job for job in jobs if job.index == int(word)][-1:]
             if not matching:
                 there = f"{jobs[0].id} to {jobs[-1].id}" if jobs else "none"
-                raise click.UsageError(f"{self.name} has no job {word!r}; there are {there}")
+                raise Wrong(f"{self.name} has no job {word!r}; there are {there}")
             found.update((job.id, job) for job in matching)
         return list(found.values())
 

@@ -37,7 +37,7 @@ MODULE_NAME = "__mini_run__"
 @click.command("run")
 @click.argument("target", metavar="FILE[:FUNCTION]")
 @click.option(
-    "--app", metavar="BACKEND", help="Where to run. Default: MINI_APP, else [tool.mini] app, else local."
+    "--app", metavar="BACKEND", help="Where to run. Default: where NAME was launched, else MINI_APP, else [tool.mini] app, else local."
 )
 @click.option(
     "--name", metavar="NAME", help="What the jobs and their volume are called. Default: the file's name."
@@ -102,9 +102,7 @@ def command(
         )
     settings = _settings(options, gpu, max_workers)
     name = name or re.sub(r"[^A-Za-z0-9._-]+", "-", file.stem).strip("._-")[:63] or "run"
-    from mini.registry import default_backend
-
-    named = Named(name, app or default_backend(), "")
+    named = Named.find(name, app)
     # What the file prints when it is imported is not the answer.
     with contextlib.redirect_stdout(sys.stderr):
         fn, is_main = _load(file, function_name)
@@ -238,7 +236,7 @@ def _go_on(
 
     groups = named.groups(board, group.id)
     try:
-        counts = follow(board, groups, group.states)
+        counts = follow(board, groups)
     except KeyboardInterrupt:
         if watch:
             click.echo(f"\nno longer watching; the jobs of {named.name} run on: {commands[0]}", err=True)

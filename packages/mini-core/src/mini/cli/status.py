@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,11 @@ from ._say import counted, counts_json, exit_status, print_json, styled
 
 if TYPE_CHECKING:
     from mini.jobboard import JobBoard
-    from mini.jobrecord import GroupRecord, JobStatus
+    from mini.jobrecord import GroupRecord, JobState
 
 __all__ = ["list_command", "status_command"]
 
+MOST_LAUNCHES = 10
 MOST_SHOWN = 5
 """Running and failed jobs of which more is said than that they are there."""
 
@@ -41,43 +43,41 @@ def status_command(ctx: click.Context, name: str, app: str | None, group: str | 
     named = Named.find(name, app)
     board = named.board()
     groups = named.groups(board, group)
-    jobs = _of(groups, board)
-    counts = Counter(job.state for job in jobs)
+    by_group = board.counts()
+    counts = _sum(by_group, groups)
     if as_json:
-        print_json(
-            named,
-            counts=counts_json(counts),
-            launches=[_group_json(one, [job for job in jobs if job.group == one.id]) for one in groups],
-        )
+        launches = [_group_json(one, by_group.get(one.id, Counter())) for one in groups]
+        print_json(named, counts=counts_json(counts), launches=launches)
     else:
         click.echo(f"{click.style(named.name, bold=True)} on {named.app}: {counted(counts)}")
         if len(groups) > 1:
-            for one in groups[-10:]:
-                these = Counter(job.state for job in jobs if job.group == one.id)
+            for one in groups[-MOST_LAUNCHES:]:
+                these = by_group.get(one.id, Counter())
                 click.echo(f"  {one.id}  {when(one.origin.launched)}  {one.function}: {counted(these)}")
-        _tell(board, jobs)
+        _tell(board, groups, counts)
     ctx.exit(exit_status(counts))
 
 
-def _of(groups: list[GroupRecord], board: JobBoard) -> list[JobStatus]:
-    from mini.jobboard import Select
-
-    ids = {one.id for one in groups}
-    return [
-        job
-        for job in board.states(Select(group=groups[0].id if len(groups) == 1 else None))
-        if job.group in ids
-    ]
+def _sum(by_group: Mapping[str, Counter[JobState]], groups: Sequence[GroupRecord]) -> Counter[JobState]:
+    total: Counter[JobState] = Counter()
+    for one in groups:
+        total.update(by_group.get(one.id, ()))
+    return total
 
 
-def _tell(board: JobBoard, jobs: list[JobStatus]) -> None:
+def _tell(board: JobBoard, groups: Sequence[GroupRecord], counts: Counter[JobState]) -> None:
     """A few words about jobs that run and jobs that failed."""
     from mini.display.meter import describe, one_line
     from mini.jobboard import Select
+    from mini.jobrecord import JobState
 
-    for states in (("RUNNING",), ("FAILED", "LOST")):
-        found = [job for job in jobs if job.state in states]
-        for record in board.store.read(Select([job.id for job in found[:MOST_SHOWN]])):
+    ids = {one.id for one in groups}
+    for states in ((JobState.RUNNING,), (JobState.FAILED, JobState.LOST)):
+        count = sum(counts[state] for state in states)
+        if not count:
+            continue
+        found = [job.id for job in board.store.states(Select(states=states)) if job.group in ids]
+        for record in board.store.read(Select(found[:MOST_SHOWN])):
             now = record.current
             words = describe(now.report.progress, now.report.metrics)
             if now.ended is not None:
@@ -85,18 +85,18 @@ def _tell(board: JobBoard, jobs: list[JobStatus]) -> None:
                 words = "its worker vanished" if failure is None else f"{failure.type}: {failure.message}"
             line = f"  {styled(record.state)}  {record.id} ({one_line(record.input)})  {one_line(words)}"
             click.echo(line.rstrip())
-        if len(found) > MOST_SHOWN:
-            click.echo(f"  {styled(states[0])}  and {len(found) - MOST_SHOWN} more")
+        if count > MOST_SHOWN:
+            click.echo(f"  {styled(states[0])}  and {count - MOST_SHOWN} more")
 
 
-def _group_json(group: GroupRecord, jobs: list[JobStatus]) -> dict[str, Any]:
+def _group_json(group: GroupRecord, counts: Counter[JobState]) -> dict[str, Any]:
     return {
         "id": group.id,
         "function": group.function,
         "launched": group.origin.launched,
         "launched_by": group.origin.launched_by,
         "jobs": group.size,
-        "counts": counts_json(Counter(job.state for job in jobs)),
+        "counts": counts_json(counts),
     }
 
 
@@ -128,7 +128,7 @@ def list_command(app: str | None, as_json: bool) -> None:
             groups = board.store.groups()
             if not groups:
                 continue
-            counts = Counter(job.state for job in _of(groups, board))
+            counts = _sum(board.counts(), groups)
         except (MiniError, ImportError) as exc:  # of one backend: the others have something to say
             row["error"] = str(exc)
         else:

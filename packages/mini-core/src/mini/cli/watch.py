@@ -31,7 +31,7 @@ def command(ctx: click.Context, name: str, app: str | None, group: str | None, a
     from ._follow import follow
 
     try:
-        counts = follow(board, groups, lambda: named.jobs(board, (), group))
+        counts = follow(board, groups)
     except KeyboardInterrupt:
         click.echo(
             f"\nno longer watching; the jobs of {named.name} run on: mini watch {named.name}", err=True
