@@ -11,15 +11,25 @@ The rest is here, in `JobBoard`, and in what users hold: `Job` and `JobGroup`. H
 from __future__ import annotations
 
 import hashlib
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import JobCancelled, JobStateError, JobTimeout, MiniError, RemoteError, WorkerLost
+from .errors import (
+    JobCancelled,
+    JobStateError,
+    JobTimeout,
+    MiniError,
+    RemoteError,
+    SerializationError,
+    WorkerLost,
+)
 from .jobrecord import (
     Claimed,
     Created,
@@ -202,6 +212,8 @@ class JobBoard:
     def __init__(self, store: JobStore, host: JobHost) -> None:
         self.store = store
         self.host = host
+        # Kept, because cloudpickle forgets a class that nobody has.
+        self._learnt: dict[str, object] = {}
 
     # for workers
 
@@ -335,7 +347,38 @@ class JobBoard:
         assert ended is not None
         if ended.outcome is None:
             return _error(job, ended), None
-        return _unpack(job, ended, self.store.outcome(job.key))
+        return self.unpack(job, ended, self.store.outcome(job.key))
+
+    def unpack(self, job: JobRecord, ended: Ended, data: bytes) -> tuple[BaseException | None, Any]:
+        """As `outcome`, of bytes that the store has given already."""
+        error, value = _unpack(job, ended, data)
+        if isinstance(error, SerializationError | RemoteError) and self._learn(job.group):
+            error, value = _unpack(job, ended, data)
+        return error, value
+
+    def _learn(self, group: str) -> bool:
+        """Make the classes of the launching script known here, whose objects name them by their identity.
+
+        They are part of the program. False: nothing has been learnt that was not known before.
+        """
+        if group in self._learnt:
+            return False
+        self._learnt[group] = None
+        # Whatever the program's modules do when they are imported, its outcome is then unreadable, and no more.
+        with suppress(Exception):
+            from . import wire
+            from .joblaunch import JobProgram
+
+            program = JobProgram.unpack(self.store.program(group))
+            before = list(sys.path)
+            # A module beside the script is found where it was, if it is there.
+            sys.path += [entry for entry in program.path if entry not in before and Path(entry).is_dir()]
+            try:
+                self._learnt[group] = wire.loads(program.frames[0], buffers=program.frames[1:])
+            finally:
+                sys.path[:] = before
+            return True
+        return False
 
     def _end_all(self, jobs: Sequence[JobStatus], state: JobState) -> list[JobStatus]:
         if not jobs:
@@ -577,7 +620,10 @@ class JobGroup:
         for record in records:
             ended = record.current.ended
             assert ended is not None
-            yield (_unpack(record, ended, next(outcomes)) if ended.outcome else (_error(record, ended), None))
+            if ended.outcome is None:
+                yield _error(record, ended), None
+            else:
+                yield self._board.unpack(record, ended, next(outcomes))
 
     def retry(self, failed: bool = True) -> int:
         """Run those again that are FAILED or LOST, without `failed` also those CANCELLED; say how many."""

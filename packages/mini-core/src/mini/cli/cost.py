@@ -46,7 +46,7 @@ def command(name: str, app: str | None, group: str | None, as_json: bool) -> Non
     from mini.display.meter import span
 
     def hours(seconds: float) -> str:
-        return f"{seconds / 3600:.3f}"
+        return f"{seconds / 3600:.4g}"
 
     click.echo(
         f"{named.name} on {named.app}: {total['attempts']} attempts, {span(total['seconds'])} of workers' time"

@@ -37,7 +37,9 @@ MODULE_NAME = "__mini_run__"
 @click.command("run")
 @click.argument("target", metavar="FILE[:FUNCTION]")
 @click.option(
-    "--app", metavar="BACKEND", help="Where to run. Default: where NAME was launched, else MINI_APP, else [tool.mini] app, else local."
+    "--app",
+    metavar="BACKEND",
+    help="Where to run. Default: where NAME was launched, else MINI_APP, else [tool.mini] app, else local.",
 )
 @click.option(
     "--name", metavar="NAME", help="What the jobs and their volume are called. Default: the file's name."
