@@ -27,7 +27,6 @@ from .errors import (
     JobTimeout,
     MiniError,
     RemoteError,
-    SerializationError,
     WorkerLost,
 )
 from .jobrecord import (
@@ -212,8 +211,6 @@ class JobBoard:
     def __init__(self, store: JobStore, host: JobHost) -> None:
         self.store = store
         self.host = host
-        # Kept, because cloudpickle forgets a class that nobody has.
-        self._learnt: dict[str, object] = {}
 
     # for workers
 
@@ -350,35 +347,41 @@ class JobBoard:
         return self.unpack(job, ended, self.store.outcome(job.key))
 
     def unpack(self, job: JobRecord, ended: Ended, data: bytes) -> tuple[BaseException | None, Any]:
-        """As `outcome`, of bytes that the store has given already."""
-        error, value = _unpack(job, ended, data)
-        if isinstance(error, SerializationError | RemoteError) and self._learn(job.group):
-            error, value = _unpack(job, ended, data)
-        return error, value
+        """What `data`, the outcome of a record's attempt, is: the exception to raise, or else the result."""
+        assert ended.outcome is not None
+        if hashlib.sha256(data).hexdigest() != ended.outcome.digest:
+            raise MiniError(
+                f"what is kept as the outcome of job {job.id} is not what its worker put there; run it anew"
+            )
+        # Only a result needs these.
+        from . import wire
+        from .failure import Failure
+        from .pickling import bringing
 
-    def _learn(self, group: str) -> bool:
-        """Make the classes of the launching script known here, whose objects name them by their identity.
-
-        They are part of the program. False: nothing has been learnt that was not known before.
-        """
-        if group in self._learnt:
-            return False
-        self._learnt[group] = None
-        # Whatever the program's modules do when they are imported, its outcome is then unreadable, and no more.
+        with bringing(lambda: self._sent(job)):
+            value = wire.unpack_part(wire.split_frames(data))[0][0]
+            if not isinstance(value, Failure):
+                return None, value
+            error = value.exception()
         with suppress(Exception):
-            from . import wire
-            from .joblaunch import JobProgram
+            error.__mini_failure__ = ended.failure  # type: ignore[attr-defined]
+        return error, None
 
-            program = JobProgram.unpack(self.store.program(group))
-            before = list(sys.path)
-            # A module beside the script is found where it was, if it is there.
-            sys.path += [entry for entry in program.path if entry not in before and Path(entry).is_dir()]
-            try:
-                self._learnt[group] = wire.loads(program.frames[0], buffers=program.frames[1:])
-            finally:
-                sys.path[:] = before
-            return True
-        return False
+    def _sent(self, job: JobRecord) -> object:
+        """What was sent to run a job, unpickled; the classes that it brings along are here as long as it is kept."""
+        from . import wire
+        from .joblaunch import JobProgram
+
+        program = JobProgram.unpack(self.store.program(job.group))
+        kind, rows = wire.unpack_rows(wire.split_frames(self.store.input(job.id)))
+        before = list(sys.path)
+        # What lies beside the launching script, if it is there, is not where this process looks for modules.
+        sys.path += [entry for entry in program.path if entry not in before and Path(entry).is_dir()]
+        try:
+            fn = wire.loads(program.frames[0], buffers=program.frames[1:])
+            return fn, [wire.arguments(kind, row) for row in rows]
+        finally:
+            sys.path[:] = before
 
     def _end_all(self, jobs: Sequence[JobStatus], state: JobState) -> list[JobStatus]:
         if not jobs:
@@ -620,10 +623,11 @@ class JobGroup:
         for record in records:
             ended = record.current.ended
             assert ended is not None
-            if ended.outcome is None:
-                yield _error(record, ended), None
-            else:
-                yield self._board.unpack(record, ended, next(outcomes))
+            yield (
+                self._board.unpack(record, ended, next(outcomes))
+                if ended.outcome
+                else (_error(record, ended), None)
+            )
 
     def retry(self, failed: bool = True) -> int:
         """Run those again that are FAILED or LOST, without `failed` also those CANCELLED; say how many."""
@@ -708,22 +712,3 @@ def _error(record: JobRecord, ended: Ended) -> MiniError:
         error = RemoteError("RuntimeError", f"{what} is {ended.state} without an outcome")
     error.__mini_failure__ = failure  # type: ignore[union-attr]
     return error
-
-
-def _unpack(job: JobRecord, ended: Ended, data: bytes) -> tuple[BaseException | None, Any]:
-    assert ended.outcome is not None
-    if hashlib.sha256(data).hexdigest() != ended.outcome.digest:
-        raise MiniError(
-            f"what is kept as the outcome of job {job.id} is not what its worker put there; run it anew"
-        )
-    # Only a result needs these.
-    from . import wire
-    from .failure import Failure
-
-    value = wire.unpack_part(wire.split_frames(data))[0][0]
-    if not isinstance(value, Failure):
-        return None, value
-    error = value.exception()
-    with suppress(Exception):
-        error.__mini_failure__ = ended.failure  # type: ignore[attr-defined]
-    return error, None

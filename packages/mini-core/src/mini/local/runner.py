@@ -14,6 +14,7 @@ import time
 import traceback
 from collections import Counter
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -87,6 +88,8 @@ class Runner:
         self._busy: Counter[str] = Counter()
         """How many jobs of each group are being run."""
         self._limits: dict[str, int] = {}
+        self._done = 0
+        """How many jobs slots were done with."""
         self._broken = False
 
     def make_worker(self) -> JobWorker:
@@ -126,6 +129,8 @@ class Runner:
         version = -1
         idle_since = time.monotonic()
         while True:
+            with self._changed:
+                done = self._done
             now = self._store.version()
             if now != version or self._free:
                 version = now
@@ -140,7 +145,10 @@ class Runner:
                         return
                     version = -1
                     continue
-                self._changed.wait(LOOK_EVERY)
+                self._changed.wait_for(partial(self._is_ahead_of, done), LOOK_EVERY)
+
+    def _is_ahead_of(self, done: int) -> bool:
+        return self._done != done
 
     def _fill(self) -> None:
         """Start pending jobs while there is room."""
@@ -190,6 +198,7 @@ class Runner:
             if not self._busy[job.group]:
                 del self._busy[job.group]
             self._free.append(slot)
+            self._done += 1
             self._changed.notify_all()
 
     def _may_end(self) -> bool:
