@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import click
@@ -50,6 +51,8 @@ def command(
     named = Named.find(name, app)
     board = named.board()
     words = () if job is None else (job,)
+    from ._follow import waiting
+
     seen: dict[Key, int] = {}
     over: set[Key] = set()
     lines: list[LogLine] = []
@@ -73,8 +76,9 @@ def command(
     try:
         while True:
             jobs = named.jobs(board, words, group)
-            for one in jobs:
-                take(one)
+            with waiting("reading", len(jobs)) if as_json else nullcontext():
+                for one in jobs:
+                    take(one)
             if not follow or all(one.state.is_final for one in jobs):
                 break
             time.sleep(pause)

@@ -77,7 +77,7 @@
     attempt.start === null ? null : Math.max(0, (attempt.end ?? data.now) - attempt.start);
   const workerName = (worker) => {
     const {host, pid, id} = data.workers[worker];
-    return [host, pid ? `pid ${pid}` : "", id].filter(Boolean).join(" · ");
+    return `${host} · ${id || `pid ${pid}`}`;
   };
 
   // --- columns ---
@@ -1031,7 +1031,9 @@
       let lane = own.find((one) => one.until <= bar.start + 1e-6);
       if (!lane) {
         lane = {
-          label: few ? workerName(bar.worker) : `${worker.host} ${own.length + 1}`,
+          label: few
+            ? workerName(bar.worker) + (own.length ? ` (${own.length + 1})` : "")
+            : `${worker.host} ${own.length + 1}`,
           until: 0,
           bars: [],
           order: `${worker.host} ${few ? String(worker.pid).padStart(9) : String(own.length).padStart(6)}`,
@@ -1118,7 +1120,7 @@
     );
     const busy = bars.reduce((sum, bar) => sum + seconds(bar), 0) / ((to - from) * lanes.length);
     $("time-hint").textContent =
-      `${few ? plural(data.workers.length, "worker") : plural(lanes.length, "lane")}, ` +
+      `${plural(data.workers.length, "worker")}, at most ${plural(lanes.length, "job")} at a time, ` +
       `busy ${Math.round(Math.min(1, busy) * 100)} % of ${span(to - from)}. Click a bar to see its job.`;
   };
 
@@ -1128,13 +1130,16 @@
     const first = data.launches[0];
     if (!first) $("launches").append(make("p", {class: "hint"}, "Nothing was launched yet."));
     data.launches.forEach((launch, nr) => {
-      const differs = (key) => nr > 0 && launch[key] !== first[key];
+      const differs = (key) => nr > 0 && JSON.stringify(launch[key]) !== JSON.stringify(first[key]);
       const put = (name, key, value) =>
         pair(name, make("span", {class: differs(key) ? "differs" : ""}, value ?? "unknown"));
       const commit =
         launch.git_commit === null
           ? null
           : launch.git_commit.slice(0, 12) + (launch.git_dirty ? ", with changes" : "");
+      const options = Object.entries(launch.options ?? {})
+        .map(([name, value]) => `${name}=${typeof value === "object" ? JSON.stringify(value) : value}`)
+        .join(", ");
       const facts = make(
         "dl",
         {class: "grid"},
@@ -1145,6 +1150,7 @@
         put("source", "source_digest", launch.source_digest?.slice(0, 16)),
         put("uv.lock", "lock_digest", launch.lock_digest?.slice(0, 16)),
         put("Python", "python", launch.python),
+        put("options", "options", options || "none"),
       );
       const names = Object.keys(launch.packages).sort();
       const changed = nr > 0 ? names.filter((name) => first.packages[name] !== launch.packages[name]) : [];
