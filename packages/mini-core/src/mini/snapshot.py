@@ -90,8 +90,7 @@ def _folders(root: Path | None) -> tuple[tuple[str, ...], list[list[ProjectPacka
     folders: list[list[ProjectPackage]] = []
     there: set[Path] = set()
     base = None if root is None else find_workspace_root(root).resolve()
-    for entry in sys.path:
-        place = Path(entry or os.curdir).absolute()
+    for place in dict.fromkeys(Path(entry or os.curdir).absolute() for entry in sys.path):
         found: list[ProjectPackage] = []
         if base is not None and place.is_dir() and _is_own(place, base):
             found = _packages_in(place)
@@ -99,7 +98,7 @@ def _folders(root: Path | None) -> tuple[tuple[str, ...], list[list[ProjectPacka
         if found:
             path.append(f"{MARK}{len(folders)}")
             folders.append(found)
-        elif str(place) not in path:
+        else:
             path.append(str(place))
     # What is installed in another way than by a folder on the path.
     others = [] if root is None else [p for p in project_packages(root) if p.path.resolve() not in there]
