@@ -260,13 +260,16 @@ def show_table(rows: list[Row], rest: str) -> None:
     inputs, metrics = [inputs_of(row.record) for row in shown], [metrics_of(row.record) for row in shown]
     results = [_cells(row) for row in shown]
     table = Table(box=None, pad_edge=False, header_style="bold")
+    launches = len({row.record.group for row in rows}) > 1
+    if launches:
+        table.add_column("launch")
     table.add_column("#", justify="right")
     table.add_column("state")
     for source in (inputs, metrics, results):
         for key in columns(source):
             numeric = all(isinstance(row.get(key), int | float | None) for row in source)
             table.add_column(
-                one_line(key), justify="right" if numeric else "left", overflow="ellipsis", max_width=40
+                Text(one_line(key)), justify="right" if numeric else "left", overflow="ellipsis", max_width=40
             )
     errors = any(row.error for row in shown)
     if errors:
@@ -277,6 +280,7 @@ def show_table(rows: list[Row], rest: str) -> None:
         ]
         state = row.record.state
         table.add_row(
+            *([row.record.group] if launches else []),
             str(row.record.index),
             Text(str(state), COLOURS[state].replace("bright_black", "dim")),
             *(Text(cell) for cell in cells),

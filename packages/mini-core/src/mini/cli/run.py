@@ -231,7 +231,8 @@ def _go_on(
         if as_json:
             print_json(named, launch=group.id, jobs=len(group), next=commands)
         else:
-            click.echo(f"launched {len(group)} jobs of {named.name} on {named.app} ({group.id}); go on with")
+            jobs = f"{len(group)} job{'s' * (len(group) != 1)}"
+            click.echo(f"launched {jobs} of {named.name} on {named.app} ({group.id}); go on with")
             click.echo("\n".join(f"  {line}" for line in commands))
         return
     from ._follow import follow
