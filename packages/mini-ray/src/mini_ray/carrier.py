@@ -44,6 +44,8 @@ START_FAILURES = 20
 SUSPECT_SECONDS = 30.0
 NEVER_RAN = "The actor never ran"
 """What Ray says of an actor none of whose methods can have been called."""
+OUT_OF_MEMORY = "low on memory"
+"""What Ray says when it has killed for that; of any end that it cannot explain it says that it may have been memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,7 +341,7 @@ class RayCarrier(RequestCarrier):
             taken = Counter(w.node for w in self._workers if w.node is not None)
             worker.node = place(nodes, taken)
             if worker.node is not None:
-                options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(worker.node, soft=alike)
+                options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(worker.node, soft=False)
         where = places[worker.node] if worker.node is not None else next(iter(places.values()))
         if where.python is not None:
             options["runtime_env"] = {
@@ -434,8 +436,8 @@ class RayCarrier(RequestCarrier):
         groups = self._dismiss(worker)
         if worker.node is not None and not isinstance(error, MiniError):
             self._suspect[worker.node] = time.monotonic()
-        if NEVER_RAN in str(error) and self._failed_starts < START_FAILURES:
-            # Ray had put it on a node that was dead already, and did not know. No call has begun.
+        if _never_ran(error) and self._failed_starts < START_FAILURES:
+            # Its node was dead already, and Ray did not know. No call has begun.
             self._failed_starts += 1
             for group in groups:
                 self.post(Returned(group, group.count))
@@ -463,9 +465,15 @@ class RayCarrier(RequestCarrier):
         if isinstance(error, MiniError):
             return Broken(error)
         reason = " ".join(str(error).split())
-        if isinstance(error, known.OutOfMemoryError) or "memory" in reason:
+        if isinstance(error, known.OutOfMemoryError) or OUT_OF_MEMORY in reason:
             return Lost(group, None, f"its node ran out of memory: {reason}", "out-of-memory")
         return Lost(group, None, f"its worker was lost: {reason}")
+
+
+def _never_ran(error: BaseException) -> bool:
+    from ray.exceptions import ActorUnschedulableError
+
+    return isinstance(error, ActorUnschedulableError) or NEVER_RAN in str(error)
 
 
 def _not_started(error: BaseException) -> MiniError:
