@@ -56,9 +56,11 @@ class RayNode:
     def kill(self) -> None:
         """As a power cut does: everything at once, and nothing is told to anybody."""
         pids = self.pids
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        # One after the other they would see each other's end, and tell of it.
+        for order in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, order)
         self.process.wait()
         until(lambda: not any(map(alive, pids)), START_SECONDS, "the end of the node")
 

@@ -6,7 +6,6 @@ import asyncio
 import os
 import pickle
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from typing import Any
 import mini
 import pytest
 from mini.conformance.probes import Gate, Tally, in_background
-from mini.context import DATA_DIR_GATE, DATA_DIR_PLACE
+from mini.context import DATA_DIR_GATE, DATA_DIR_PLACE, ask_at_gate
 from mini.objects import Doorkeeper, Mirror, ObjectVolume, Store
 from mini_ray import RayApparatus
 from mini_ray.storage import store as open_store
@@ -297,10 +296,7 @@ def test_names_that_lead_out_of_the_copy_are_left_alone(server: S3Server, tmp_pa
 
 def ask(keeper: Doorkeeper) -> str:
     """What a call does for its data directory."""
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(SECONDS)
-        connection.connect(keeper.env[DATA_DIR_GATE])
-        return connection.makefile("rb").read().decode()
+    return ask_at_gate(keeper.env[DATA_DIR_GATE], SECONDS)
 
 
 def test_nothing_is_brought_over_before_a_call_asks(store: Store, tmp_path: Path) -> None:

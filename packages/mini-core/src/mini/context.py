@@ -19,6 +19,7 @@ __all__ = [
     "DATA_DIR_GATE",
     "DATA_DIR_PLACE",
     "RunningGroup",
+    "ask_at_gate",
     "current_job",
     "emit_metrics",
     "emit_progress",
@@ -143,15 +144,27 @@ def pass_data_dir_gate() -> None:
     gate = os.environ.get(DATA_DIR_GATE)
     if gate is None or _passed:
         return
+    if reason := ask_at_gate(gate):
+        raise OSError(reason)
+    _passed = True
+
+
+def ask_at_gate(gate: str, timeout: float | None = None) -> str:
+    """Have the data directory brought up to date by whoever keeps the gate; see `DATA_DIR_GATE`.
+
+    Returns:
+        why it cannot be, or nothing.
+
+    Raises:
+        OSError: nobody keeps it, or there is no answer within `timeout` seconds.
+    """
     import socket
 
     with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(timeout)
         connection.connect(f"\0{gate[1:]}" if gate.startswith("@") else gate)
         with connection.makefile("rb") as file:
-            reason = file.read().decode(errors="replace")
-    if reason:
-        raise OSError(reason)
-    _passed = True
+            return file.read().decode(errors="replace")
 
 
 def emit_progress(step: float, total: float | None = None, message: str = "") -> None:

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .requirements import (
     ProjectPackage,
@@ -166,8 +167,10 @@ def unpack(archive: bytes, place: Path) -> None:
         return
     place.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=place.parent))
+    # The early versions of Python 3.11 have no filters, and the archive is our own.
+    safely: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        tar.extractall(made, filter="data")
+        tar.extractall(made, **safely)
     try:
         made.rename(place)
     except OSError:
