@@ -642,6 +642,22 @@ def test_a_terminal_has_bars_and_colours(folder: Path) -> None:
         assert b"\x1b[32m" in terminal.raw
 
 
+def test_a_wait_of_more_than_a_second_has_a_bar(tmp_path: Path) -> None:
+    program = (
+        "import os\n"
+        "from mini.cli._wait import waiting\n"
+        "with waiting('counting', 10) as say:\n"
+        "    say(4)\n"
+        "    os.read(int(os.environ['GO']), 1)\n"
+        "print('over')\n"
+    )
+    with Terminal([sys.executable, "-c", program], cwd=tmp_path) as terminal:
+        terminal.until(lambda: any(re.match(r"counting .* 4/10 ", line) for line in terminal.lines))
+        terminal.go()
+        assert terminal.finish() == 0
+        assert [line for line in terminal.lines if line] == ["over"]
+
+
 @pytest.mark.slow
 def test_ten_thousand_jobs_are_counted_in_no_time(folder: Path) -> None:
     (folder / "grid.csv").write_text("x\n" + "".join(f"{n}\n" for n in range(10_000)))

@@ -31,7 +31,7 @@ def command(ctx: click.Context, backends: tuple[str, ...], offline: bool, as_jso
     from mini.registry import KNOWN, default_backend
 
     from ._adapters import commands
-    from ._follow import waiting
+    from ._wait import waiting
 
     points = commands("mini.backends")
     unknown = [name for name in backends if name not in points and name not in KNOWN]

@@ -32,6 +32,10 @@ def command(ctx: click.Context, target: str, value: str | None, as_json: bool) -
     compares what they import with uv.lock. Calls nothing and starts nothing.
 
     Exit status: 0 if nothing would fail, 1 if something would, 2 for a wrong command line.
+
+    \b
+    Example:
+        mini check train.py:fit --input 0.1
     """
     file, function = _parse_target(target)
     arguments: list[Any] = []

@@ -10,6 +10,7 @@ from mini import launched
 
 from ._names import Named, app_option, group_option, json_option, name_argument
 from ._say import print_json
+from ._wait import waiting
 
 if TYPE_CHECKING:
     from mini.jobrecord import JobStatus
@@ -48,11 +49,12 @@ def retry_command(
     """
     named = Named.find(name, app)
     board = named.board()
-    found = named.jobs(board, jobs, group)
-    if not jobs or failed or cancelled:
-        wanted = {"FAILED", "LOST", *(["CANCELLED"] if cancelled else [])}
-        found = [job for job in found if job.state in wanted]
-    board.retry(found)
+    with waiting("starting them again"):
+        found = named.jobs(board, jobs, group)
+        if not jobs or failed or cancelled:
+            wanted = {"FAILED", "LOST", *(["CANCELLED"] if cancelled else [])}
+            found = [job for job in found if job.state in wanted]
+        board.retry(found)
     _answer(
         named, found, as_json, f"runs again; mini watch {named.name}", "nothing to run again: no job failed"
     )
@@ -77,8 +79,9 @@ def cancel_command(
     """
     named = Named.find(name, app)
     board = named.board()
-    found = [job for job in named.jobs(board, jobs, group) if not job.state.is_final]
-    board.cancel(found)
+    with waiting("cancelling"):
+        found = [job for job in named.jobs(board, jobs, group) if not job.state.is_final]
+        board.cancel(found)
     _answer(named, found, as_json, "cancelled", "nothing to cancel: all have ended")
 
 
@@ -97,16 +100,18 @@ def remove_command(name: str, yes: bool, app: str | None, group: str | None, as_
     """
     named = Named.find(name, app)
     board = named.board()
-    groups = named.groups(board, group)
-    found = named.jobs(board, (), group)
+    with waiting(f"reading {named.name}"):
+        groups = named.groups(board, group)
+        found = named.jobs(board, (), group)
     unfinished = sum(not job.state.is_final for job in found)
     if not yes:
         ends = f", {unfinished} of which have not ended" if unfinished else ""
         click.confirm(
             f"forget {len(found)} jobs of {named.name}{ends}, with their results?", abort=True, err=True
         )
-    for one in groups:
-        board.group(one.id).remove()
+    with waiting("forgetting"):
+        for one in groups:
+            board.group(one.id).remove()
     if not board.store.groups():
         launched.forget(named.name)
     _answer(named, found, as_json, "forgotten", "there were none")

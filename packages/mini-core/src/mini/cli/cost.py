@@ -10,6 +10,7 @@ import click
 
 from ._names import Named, app_option, group_option, json_option, name_argument
 from ._say import print_json
+from ._wait import waiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,10 +37,11 @@ def command(name: str, app: str | None, group: str | None, as_json: bool) -> Non
     """
     named = Named.find(name, app)
     board = named.board()
-    groups = {one.id for one in named.groups(board, group)}
     from mini.jobboard import Select
 
-    total = used((record for record in board.read(Select()) if record.group in groups), time.time())
+    with waiting(f"reading {named.name}"):
+        groups = {one.id for one in named.groups(board, group)}
+        total = used((record for record in board.read(Select()) if record.group in groups), time.time())
     if as_json:
         print_json(named, **total)
         return

@@ -51,7 +51,7 @@ def command(
     named = Named.find(name, app)
     board = named.board()
     words = () if job is None else (job,)
-    from ._follow import waiting
+    from ._wait import waiting
 
     seen: dict[Key, int] = {}
     over: set[Key] = set()

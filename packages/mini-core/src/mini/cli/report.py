@@ -9,6 +9,7 @@ import click
 
 from ._names import Named, app_option, group_option, json_option, name_argument
 from ._say import print_json
+from ._wait import waiting
 
 __all__ = ["command"]
 
@@ -34,13 +35,11 @@ def command(
     """
     named = Named.find(name, app)
     board = named.board()
-    groups = {one.id for one in named.groups(board, group)}
     from mini.jobboard import Select
     from mini.report import render
 
-    from ._follow import waiting
-
     with waiting("making the report"):
+        groups = {one.id for one in named.groups(board, group)}
         records = [record for record in board.read(Select()) if record.group in groups]
         text = render(records, named.name, named.app, now=time.time())
     file = Path(out or f"{named.name}.html")

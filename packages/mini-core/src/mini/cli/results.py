@@ -17,6 +17,7 @@ import click
 
 from ._names import Named, app_option, group_option, json_option, name_argument
 from ._say import columns, exit_status, job_json, print_json, seconds_of
+from ._wait import waiting
 
 if TYPE_CHECKING:
     from mini.jobboard import JobBoard
@@ -82,10 +83,11 @@ def command(
         raise click.UsageError("--csv, --json and --out are three ways to answer: choose one")
     named = Named.find(name, app)
     board = named.board()
-    groups = {one.id for one in named.groups(board, group)}
     from mini.jobboard import Select
 
-    records = [record for record in board.read(Select()) if record.group in groups]
+    with waiting(f"reading {named.name}"):
+        groups = {one.id for one in named.groups(board, group)}
+        records = [record for record in board.read(Select()) if record.group in groups]
     rows = read_rows(board, records)
     if as_csv:
         sys.stdout.write(to_csv(rows))
@@ -101,8 +103,6 @@ def command(
 
 def read_rows(board: JobBoard, records: list[JobRecord]) -> list[Row]:
     """The records with their outcomes. What cannot be unpickled here costs itself."""
-    from ._follow import waiting
-
     with waiting("reading results", len(records)) as say:
         rows = []
         for done, record in enumerate(records):

@@ -215,7 +215,7 @@ def _show_error(exc: BaseException, file: Path) -> None:
 def _spawn(apparatus: Apparatus, fn: Callable[..., Any], inputs: list[Row]) -> JobGroup:
     from mini.rows import ByName
 
-    from ._follow import waiting
+    from ._wait import waiting
 
     with waiting(f"launching {len(inputs):,} jobs"):
         return apparatus.spawn_map(ByName(fn), inputs)

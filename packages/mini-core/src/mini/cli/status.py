@@ -13,6 +13,7 @@ from mini import launched
 
 from ._names import Named, app_option, group_option, json_option, name_argument
 from ._say import counted, counts_json, exit_status, print_json, styled
+from ._wait import waiting
 
 if TYPE_CHECKING:
     from mini.jobboard import JobBoard
@@ -42,8 +43,9 @@ def status_command(ctx: click.Context, name: str, app: str | None, group: str | 
     """
     named = Named.find(name, app)
     board = named.board()
-    groups = named.groups(board, group)
-    by_group = board.counts()
+    with waiting(f"reading {named.name}"):
+        groups = named.groups(board, group)
+        by_group = board.counts()
     counts = _sum(by_group, groups)
     if as_json:
         launches = [_group_json(one, by_group.get(one.id, Counter())) for one in groups]
@@ -124,11 +126,12 @@ def list_command(app: str | None, as_json: bool) -> None:
         named = Named(name, backend, "where it was launched")
         row: dict[str, Any] = {"name": name, "app": backend, "error": None}
         try:
-            board = named.board()
-            groups = board.store.groups()
+            with waiting(f"reading {name}"):
+                board = named.board()
+                groups = board.store.groups()
+                counts = _sum(board.counts(), groups)
             if not groups:
                 continue
-            counts = _sum(board.counts(), groups)
         except (MiniError, ImportError) as exc:  # of one backend: the others have something to say
             row["error"] = str(exc)
         else:

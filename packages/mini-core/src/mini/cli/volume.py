@@ -51,7 +51,7 @@ def list_files(name: str, path: str, recursive: bool, app: str | None, as_json: 
         mini volume ls digits models
     """
     named = Named.find(name, app)
-    from ._follow import waiting
+    from ._wait import waiting
 
     with _telling(), waiting("listing"):
         volume = named.apparatus().volume
@@ -85,7 +85,7 @@ def get_files(name: str, path: str, local: str | None, app: str | None, as_json:
     """
     named = Named.find(name, app)
     target = Path(local or PurePosixPath(path).name or named.name)
-    from ._follow import waiting
+    from ._wait import waiting
 
     with _telling(), waiting(f"fetching {path}"):
         named.apparatus().volume.download(path, target)
@@ -110,7 +110,7 @@ def put_files(name: str, local: str, path: str | None, app: str | None, as_json:
     """
     named = Named.find(name, app)
     target = path or Path(local).absolute().name
-    from ._follow import waiting
+    from ._wait import waiting
 
     with _telling(), waiting(f"storing {local}"):
         named.apparatus().volume.upload(local, target)
@@ -134,7 +134,7 @@ def remove_files(name: str, paths: tuple[str, ...], app: str | None, as_json: bo
     """
     named = Named.find(name, app)
     volume = named.apparatus().volume
-    from ._follow import waiting
+    from ._wait import waiting
 
     for path in paths:
         with _telling(), waiting(f"removing {path}"):
