@@ -1,6 +1,6 @@
 """A list of job records as one HTML file, which needs nothing but a browser: `render`.
 
-The page is `page.html` with `page.css`, `page.js` and the records put into it. It asks nobody for anything: its
+The page is `page/page.html` with a style sheet, a script and the records put into it. It asks nobody for anything: its
 content security policy allows what is in the file, by hash, and nothing else.
 """
 
@@ -19,6 +19,22 @@ from .data import describe
 
 __all__ = ["render"]
 
+# Parts of the page's script, in the order in which they are put together: each uses those before it.
+_SCRIPTS = (
+    "elements",
+    "words",
+    "data",
+    "selection",
+    "head",
+    "table",
+    "charts",
+    "plot",
+    "curves",
+    "failures",
+    "timeline",
+    "origin",
+    "main",
+)
 # What would end the element that the data is in, and what old parsers take for the end of a line.
 _UNSAFE = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 
@@ -33,7 +49,8 @@ def render(records: Sequence[JobRecord], name: str, backend: str, *, now: float)
         now: when the records were read, in seconds since the epoch.
     """
     data = describe(records, name, backend, now)
-    style, script = _part("page.css"), _part("page.js")
+    style = _part("page.css")
+    script = "\n".join(["(() => {", '"use strict";', *(_part(f"{name}.js") for name in _SCRIPTS), "})();"])
     values = {
         "title": html.escape(f"{name} · {_summary(data['counts'])}"),
         "name": html.escape(name),
@@ -58,7 +75,7 @@ def _summary(counts: dict[str, Any]) -> str:
 
 
 def _part(name: str) -> str:
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return files(__package__).joinpath("page", name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

@@ -24,7 +24,7 @@ _STATES_OF_FAILURES = (JobState.FAILED, JobState.LOST)
 
 
 def describe(records: Sequence[JobRecord], name: str, backend: str, now: float) -> dict[str, Any]:
-    """What page.js reads. All of it is strict JSON: numbers that JSON lacks are the strings "NaN" and "Infinity"."""
+    """What the page's script reads, as strict JSON: numbers that JSON lacks are the strings "NaN" and "Infinity"."""
     records = sorted(records, key=lambda record: (record.origin.launched, record.group, record.index))
     counts = Counter(record.state for record in records)
     launches = _Numbered(lambda record: record.group, records)
