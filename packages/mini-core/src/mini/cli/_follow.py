@@ -58,10 +58,11 @@ def _read(board: JobBoard, ids: set[str], status: FlowStatus) -> Counter[JobStat
         running = board.store.states(Select(states={JobState.RUNNING}))
         few = [job.id for job in running if job.group in ids][:MOST_BARS]
         for record in board.store.read(Select(few)):
-            claimed = record.current.claimed
-            since = 0.0 if claimed is None else time.monotonic() - max(0.0, time.time() - claimed.time)
-            report = record.current.report
-            workers[record.id] = WorkerStatus(record.id, record.index, since, report.progress, report.metrics)
+            claimed, report = record.current.claimed, record.current.report
+            if claimed is not None:
+                since = time.monotonic() - max(0.0, time.time() - claimed.time)
+                where = claimed.worker.host
+                workers[record.id] = WorkerStatus(where, record.index, since, report.progress, report.metrics)
     status.workers = workers
     status.total = sum(counts.values())
     status.done = status.total - _unfinished(counts)
