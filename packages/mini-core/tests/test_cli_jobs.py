@@ -383,6 +383,37 @@ def test_cost(sweep: Path) -> None:
     assert re.search(r"CPU hours +[\d.e-]+\n.*memory +not declared", mini(sweep, "cost", "train"))
 
 
+def test_cost_has_a_price_where_the_project_says_what_things_cost(folder: Path) -> None:
+    project = '[project]\nname = "p"\nversion = "1"\n'
+    (folder / "pyproject.toml").write_text(project)
+    settings = ["-w", "cpu=2", "-w", "memory=2048", "--gpu", "L4:2"]
+    mini(folder, "run", "train.py", "--map", "rate=1", *settings)
+    data = answer(folder, "cost", "train")
+    assert data["price"] is None
+    hours = data["seconds"] / 3600
+    table = "[tool.mini.prices]\ncurrency = 'USD'\ncpu = 3\nmemory = 0.5\ngpu = {L4 = 7}\n"
+    (folder / "pyproject.toml").write_text(project + table)
+    price = answer(folder, "cost", "train")["price"]
+    assert price == {
+        "amount": pytest.approx(hours * (2 * 3 + 2 * 0.5 + 2 * 7)),
+        "currency": "USD",
+        "without": [],
+    }
+    (folder / "pyproject.toml").write_text(
+        f"{project}{table}[tool.mini.prices.local]\ncpu = 0\ngpu = {{T4 = 1}}\n"
+    )
+    assert answer(folder, "cost", "train")["price"]["amount"] == pytest.approx(hours * (2 * 0.5 + 2 * 7))
+    (folder / "pyproject.toml").write_text(f"{project}[tool.mini.prices]\ncpu = 1\n")
+    assert answer(folder, "cost", "train")["price"]["without"] == ["memory", "gpu L4"]
+    assert re.search(r"price +[\d.e-]+\n  without memory, gpu L4, of which", mini(folder, "cost", "train"))
+    (folder / "pyproject.toml").write_text(f"{project}[tool.mini.prices]\ncpu = 'much'\n")
+    assert "cpu = 'much' is no price per hour" in complaint(folder, "cost", "train")
+    (folder / "pyproject.toml").write_text(f"{project}[tool.mini.prices]\ncpus = 1\n")
+    assert "[tool.mini.prices] has 'cpus'; what has a price is cpu, memory, gpu" in complaint(
+        folder, "cost", "train"
+    )
+
+
 def test_a_name_without_jobs_says_where_it_looked(sweep: Path, tmp_path: Path) -> None:
     for verb in ("status", "watch", "results", "logs", "report", "retry", "cancel", "cost"):
         says = complaint(sweep, verb, "tain")
