@@ -221,13 +221,13 @@ def test_ten_thousand_jobs_are_a_moderate_file() -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    api = pytest.importorskip("playwright.sync_api")
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if program is None:
         message = "no Chromium on PATH (Debian: apt-get install chromium)"
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
-    api = pytest.importorskip("playwright.sync_api")
     with api.sync_playwright() as playwright:
         # Its sandbox needs more than a container may have; what it opens is ours.
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
