@@ -695,13 +695,15 @@ def _error(record: JobRecord, ended: Ended) -> MiniError:
     failure = ended.failure
     error: MiniError
     if ended.state is JobState.CANCELLED:
-        error = JobCancelled(f"{what} was cancelled")
+        why = f": {failure.message}" if failure is not None else ""
+        error = JobCancelled(f"{what} was cancelled{why}")
     elif ended.state is JobState.LOST and failure is not None:
         error = WorkerLost(failure.message)
-    elif ended.state is JobState.LOST:
-        claimed = record.current.claimed
-        where = f" on {claimed.worker.host}, process {claimed.worker.pid}," if claimed else ""
-        error = WorkerLost(f"the worker{where} of {what} vanished; job.retry() runs it again")
+    elif ended.state is JobState.LOST and (claimed := record.current.claimed) is None:
+        error = WorkerLost(f"nobody was left to start {what}; job.retry() runs it")
+    elif ended.state is JobState.LOST and claimed is not None:
+        where = f"on {claimed.worker.host}, process {claimed.worker.pid},"
+        error = WorkerLost(f"the worker {where} of {what} vanished; job.retry() runs it again")
     elif failure is not None and failure.kind == "timeout":
         error = JobTimeout(failure.message)
     elif failure is not None and failure.kind in ("lost", "out-of-memory"):
