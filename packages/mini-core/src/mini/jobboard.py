@@ -15,7 +15,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,6 +127,12 @@ class JobStore(ABC):
         for job in self.states(Select()):
             found.setdefault(job.group, Counter())[job.state] += 1
         return found
+
+    def spent(self, group: str) -> float:
+        """Seconds that all attempts of a group have run until now; a store that can add them up is faster."""
+        now = time.time()
+        records = self.read(Select(group=group))
+        return sum(attempt.seconds(now) for record in records for attempt in record.attempts)
 
     @abstractmethod
     def program(self, group: str) -> bytes:
@@ -246,6 +252,21 @@ class JobBoard:
             return None
         key = (job.id, job.attempt + 1)
         return key if self.store.put_once([(key, Created(time.time(), job.left - 1))])[0] else None
+
+    def stop_spending(self, group: str, budget: float) -> bool:
+        """Cancel all of a group that has not ended if its attempts have run for `budget` seconds; whether they have."""
+        if self.store.spent(group) < budget:
+            return False
+        message = f"the budget of {budget:g} s is used up"
+        jobs = self.store.states(Select(group=group, states=UNFINISHED))
+        self._end_all(
+            jobs,
+            JobState.CANCELLED,
+            lambda job: FailureRecord(
+                job.index, job.attempt, "cancelled", "mini.errors.JobCancelled", message, ""
+            ),
+        )
+        return True
 
     # for callers
 
@@ -383,10 +404,17 @@ class JobBoard:
         finally:
             sys.path[:] = before
 
-    def _end_all(self, jobs: Sequence[JobStatus], state: JobState) -> list[JobStatus]:
+    def _end_all(
+        self,
+        jobs: Sequence[JobStatus],
+        state: JobState,
+        why: Callable[[JobStatus], FailureRecord | None] = lambda job: None,
+    ) -> list[JobStatus]:
         if not jobs:
             return []
-        facts: list[tuple[Key, Fact]] = [(job.key, Ended(time.time(), state)) for job in jobs]
+        facts: list[tuple[Key, Fact]] = [
+            (job.key, Ended(time.time(), state, failure=why(job))) for job in jobs
+        ]
         added = self.store.put_once(facts)
         return [job for job, first in zip(jobs, added, strict=True) if first]
 
