@@ -280,6 +280,45 @@ def test_detached_jobs_go_on_by_themselves(folder: Path) -> None:
     assert answer(folder, "results", "wait")["jobs"][0]["result"] == "go"
 
 
+def test_a_budget_ends_the_launch_and_is_stated_before(folder: Path) -> None:
+    maps = ["--map", f"pipe={folder / 'pipe'}", "--map", "x=0,1,2"]
+    options = ["-w", "timeout=60", "-w", "retries=1", "--max-workers", "1"]
+    done = run(folder, "run", "wait.py", *maps, *options, "--budget", "0.5s")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[:2] == [
+        "at worst: 6:00 of workers' time (3 calls x 60 s x 2 attempts)",
+        "ended after: 0.5 s of workers' time",
+    ]
+    assert "the budget of 0.5 s is used up" in mini(folder, "status", "wait", status=1)
+    jobs = answer(folder, "results", "wait", status=1)["jobs"]
+    assert {job["state"] for job in jobs} == {"CANCELLED"}
+    assert "the budget of 0.5 s is used up" in jobs[2]["error"]
+
+
+def test_a_cost_is_a_budget_by_prices(folder: Path) -> None:
+    run_it = ["run", "train.py", "--map", "rate=1", "--max-cost"]
+    assert "Declared is nothing: declare cpu, memory or gpu" in complaint(folder, *run_it, "1")
+    assert "goes into [tool.mini.prices]" in complaint(folder, *run_it, "1", "-w", "cpu=2")
+    table = "[tool.mini.prices]\ncurrency = 'USD'\ncpu = 3\n"
+    (folder / "pyproject.toml").write_text(f'[project]\nname = "p"\nversion = "1"\n{table}')
+    done = run(folder, *run_it, "12USD", "--budget", "1h30m", "-w", "cpu=2")
+    assert done.stderr.splitlines() == [
+        "at worst: no end, because nothing says how long a call may run (-w timeout=SECONDS)",
+        "ended after: 1:30:00 of workers' time, 9 USD",
+    ]
+    done = run(folder, *run_it, "3 USD", "--budget", "1h30m", "-w", "cpu=2", "-w", "timeout=60")
+    assert done.stderr.splitlines() == [
+        "at worst: 1:00 of workers' time, 0.1 USD (1 calls x 60 s)",
+        "ended after: 30:00 of workers' time, 3 USD",
+    ]
+    assert "the prices of the project are in USD" in complaint(folder, *run_it, "3EUR", "-w", "cpu=2")
+    assert "'-1' is no amount, such as 5USD" in complaint(folder, *run_it, "-1", "-w", "cpu=2")
+    for wrong in ("0", "2 weeks", "h", "-1h", "1h x", "nan", "1.2.3s"):
+        assert "is no duration, such as 90s" in complaint(
+            folder, "run", "train.py", "--map", "rate=1", f"--budget={wrong}"
+        )
+
+
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
