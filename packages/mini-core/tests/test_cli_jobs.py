@@ -308,7 +308,7 @@ def test_a_cost_is_a_budget_by_prices(folder: Path) -> None:
     ]
     done = run(folder, *run_it, "3 USD", "--budget", "1h30m", "-w", "cpu=2", "-w", "timeout=60")
     assert done.stderr.splitlines() == [
-        "at worst: 1:00 of workers' time, 0.1 USD (1 calls x 60 s)",
+        "at worst: 1:00 of workers' time, 0.1 USD (1 call x 60 s)",
         "ended after: 30:00 of workers' time, 3 USD",
     ]
     assert "the prices of the project are in USD" in complaint(folder, *run_it, "3EUR", "-w", "cpu=2")

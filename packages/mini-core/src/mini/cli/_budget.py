@@ -58,7 +58,9 @@ def plan(
         worst = "no end, because nothing says how long a call may run (-w timeout=SECONDS)"
     else:
         times = f" x {attempts} attempts" if attempts > 1 else ""
-        worst = f"{said(calls * timeout * attempts)} ({calls} calls x {timeout:g} s{times})"
+        worst = (
+            f"{said(calls * timeout * attempts)} ({calls} call{'s' * (calls != 1)} x {timeout:g} s{times})"
+        )
     return seconds, [f"at worst: {worst}", f"ended after: {said(seconds)}"]
 
 
