@@ -25,7 +25,7 @@ from mini import AuthError, BackendUnavailable
 
 from . import guard
 
-__all__ = ["ADDRESS", "Cluster", "check_fork", "join"]
+__all__ = ["ADDRESS", "Cluster", "check_fork", "join", "reach"]
 
 ADDRESS = "MINI_RAY_ADDRESS"
 """Set where calls run: the cluster that they run on."""
@@ -135,9 +135,7 @@ def join(address: str | None) -> Cluster:
         AuthError: it wants a token, or another one.
     """
     global _current
-    wanted = os.environ.get(ADDRESS) or address or os.environ.get("RAY_ADDRESS") or None
-    if wanted == "local":
-        wanted = None
+    wanted = _wanted(address)
     import ray
 
     with _lock:
@@ -165,6 +163,25 @@ def join(address: str | None) -> Cluster:
             )
         connection.users += 1
         return Cluster(connection)
+
+
+def reach(address: str | None) -> str:
+    """Which cluster `join` would connect to, for people; whether something listens there. Joins and starts nothing.
+
+    Raises:
+        BackendUnavailable: nothing does.
+    """
+    wanted = _wanted(address)
+    if wanted is None:
+        return "an instance of its own on this machine, which the first call starts"
+    _read_variables()
+    with _found(wanted) as known:
+        return f"the Ray cluster at {known}"
+
+
+def _wanted(address: str | None) -> str | None:
+    wanted = os.environ.get(ADDRESS) or address or os.environ.get("RAY_ADDRESS") or None
+    return None if wanted == "local" else wanted
 
 
 def check_fork() -> None:
