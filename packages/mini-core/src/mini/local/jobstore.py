@@ -10,8 +10,8 @@ import os
 import shutil
 import sqlite3
 import threading
-from collections import Counter
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
