@@ -83,8 +83,10 @@ class Cluster:
 
     @property
     def lost(self) -> bool:
-        """The cluster is no more, and neither is the connection: join it again."""
-        return self._connection is not _current
+        """The connection is no more, perhaps because the cluster is not: join it again."""
+        import ray
+
+        return self._connection is not _current or not ray.is_initialized()
 
     def is_there(self) -> bool:
         """Whether the cluster still is the one that was joined. Takes some milliseconds, or `PROBE_SECONDS`."""
