@@ -382,6 +382,25 @@ def test_results_of_every_kind_become_files(folder: Path) -> None:
     assert pickle.loads(files["4.pickle"].read_bytes()) == {1, 2}
 
 
+def test_any_text_can_be_shown(folder: Path) -> None:
+    (folder / "odd.py").write_text(
+        "import mini\n"
+        "def odd(x):\n"
+        "    mini.emit_metrics(**{'\\udc80 [red]': '\\x1b[31m'})\n"
+        "    print('\\udc80')\n"
+        "    if x: raise ValueError('\\x1b[2J\\udc80')\n"
+        "    return '\\udc80 [bold] é'\n"
+    )
+    shown = mini(folder, "run", "odd.py", "--map", "x=0,1", status=1)
+    assert r"\udc80 [bold] é" in shown
+    assert "\x1b" not in shown + mini(folder, "status", "odd", status=1)
+    for arguments in (["--csv"], ["--json"], ["--out", "out"]):
+        mini(folder, "results", "odd", *arguments, status=1)
+        mini(folder, "results", "odd", *arguments, status=1, PYTHONIOENCODING="ascii", LC_ALL="C")
+    assert mini(folder, "logs", "odd", "0") == "\\udc80\n"
+    mini(folder, "report", "odd")
+
+
 def test_a_result_that_cannot_be_read_costs_itself(folder: Path) -> None:
     (folder / "bad.py").write_text(
         "class Bad:\n"
