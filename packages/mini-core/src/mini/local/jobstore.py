@@ -11,6 +11,7 @@ import shutil
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -239,6 +240,19 @@ class SqliteStore(JobStore):
         connection: sqlite3.Connection = getattr(self._mine, "connection", None) or self._connect()
         (version,) = connection.execute("PRAGMA data_version").fetchone()
         return int(version)
+
+    def counts(self) -> dict[str, Counter[JobState]]:
+        if self._is_empty:
+            return {}
+        found: dict[str, Counter[JobState]] = {}
+        with self.db() as db:
+            rows = db.execute(
+                f"SELECT j.grp, {_STATE}, count(*) FROM jobs j JOIN attempts a USING (job) "
+                f"WHERE {_CURRENT} GROUP BY 1, 2"
+            )
+            for group, state, count in rows:
+                found.setdefault(group, Counter())[_STATES[state]] = count
+        return found
 
     def unfinished(self, *, claimed: bool, most: int, busy: Collection[str] = ()) -> list[JobStatus]:
         """The `most` oldest jobs that have not ended: those claimed, or those not, and none of the groups `busy`."""
