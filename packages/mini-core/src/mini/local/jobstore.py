@@ -40,13 +40,14 @@ from ..jobrecord import (
 )
 from ..status import FailureRecord, LogLine
 
-__all__ = ["SqliteStore"]
+__all__ = ["SqliteStore", "make_private", "prune_sources"]
 
 BUSY_SECONDS = 60.0
 """How long somebody else may write before we give up."""
 MOST_VALUES = 500
 """Values in one SQL statement; more than some builds of SQLite take is more than is faster."""
 VERSION = 1
+KEEP_SECONDS = 24 * 3600.0
 
 _SCHEMA = """
 CREATE TABLE groups (
@@ -333,6 +334,7 @@ class SqliteStore(JobStore):
 
     def put_source(self, digest: str, archive: bytes) -> None:
         snapshot.unpack(archive, self.sources / digest)
+        os.utime(self.sources / digest)  # it is wanted, see `prune_sources`
 
     def source(self, digest: str) -> bytes:
         # Workers find it unpacked.
@@ -369,6 +371,22 @@ def make_private(folder: Path) -> None:
     """Make a folder for what is nobody else's business: inputs and results."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def prune_sources(root: Path, jobs: Path) -> None:
+    """Remove source code under `root` that no group of any name, all of them under `jobs`, was launched from.
+
+    What was put there or asked for within a day stays: somebody may be about to create a group for it.
+    """
+    late = time.time() - KEEP_SECONDS
+    old = {path.name: path for path in root.glob("*") if path.stat().st_mtime < late}
+    if not old:
+        return
+    for folder in jobs.iterdir():
+        for group in SqliteStore(folder, root).groups():
+            old.pop(group.origin.source_digest or "", None)
+    for path in old.values():
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _unavailable(file: Path, exc: sqlite3.Error) -> BackendUnavailable:
