@@ -15,18 +15,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mini import OptionError
 from mini.jobboard import JobHost, Select
-from mini.jobrecord import Claimed, GroupRecord, JobStatus, from_json
+from mini.jobrecord import Claimed, GroupRecord, JobStatus, Worker, from_json
 from mini.options import Options
 
 from .asking import Missing, ask, gather, in_client, our_error, this_client
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ModalJobHost"]
 
-log = logging.getLogger("mini")
-
 Input = tuple[str, int]
 """Of a call at Modal: its id, and the place among its inputs."""
 
@@ -47,8 +44,8 @@ MOST_SPAN, MOST_SPAN_WITH_GAPS = 1000, 49
 all of them are waited for, as few answers as may be had are enough."""
 NOT_PLAIN = frozenset({"image", "mounts", "network_file_systems", "proxy", "secrets", "volumes"})
 """Options of Modal's own that are made of objects, which the record of a group does not have."""
-DEFAULTS = frozenset({"chunk", "env", "image", "logs", "native", "progress", "retries", "timeout", "window"})
-"""Options that the app of a group does not depend on, or that come with the group itself."""
+RESOURCES = ("cpu", "memory", "gpu", "max_workers")
+"""Options that an app is made with, of those that the record of a group has. `env` comes with the group's program."""
 
 
 class ModalJobHost(JobHost):
@@ -177,49 +174,40 @@ class ModalJobHost(JobHost):
     # --- looking ---
 
     def lost(self, jobs: Sequence[JobStatus]) -> set[str]:
-        inputs: dict[str, Input] = {}
-        unknown: list[JobStatus] = []
-        calls: dict[str, list[CallRecord]] = {}
-        for job in jobs:
-            if job.group not in calls and job.worker is None:
-                calls[job.group] = self._store.calls(job.group)
-            self._place(job, calls, inputs, unknown)
+        inputs = {job.id: _input_of(job.worker) for job in jobs if job.worker is not None}
+        pending = [job for job in jobs if job.worker is None]
         lost: set[str] = set()
+        unknown = self._find(pending, inputs)
         if unknown and not self._anybody_starts():
             # Who has started them meanwhile has left a record before it went.
-            calls = {group: self._store.calls(group) for group in {job.group for job in unknown}}
-            still: list[JobStatus] = []
-            for job in unknown:
-                self._place(job, calls, inputs, still)
-            lost = {job.id for job in still}
+            lost = {job.id for job in self._find(unknown, inputs)}
         over = self._over(set(inputs.values()))
         return lost | {id for id, place in inputs.items() if place in over}
 
-    def _place(
-        self,
-        job: JobStatus,
-        calls: Mapping[str, list[CallRecord]],
-        inputs: dict[str, Input],
-        unknown: list[JobStatus],
-    ) -> None:
-        """Find the input of a call that a job waits for, or note that there is none."""
-        if job.worker is not None:
-            call, _, position = job.worker.id.partition("/")
-            inputs[job.id] = call, int(position)
-            return
-        for record in reversed(calls[job.group]):
-            if (position_of := _positions(record).get((job.index, job.attempt))) is not None:
-                inputs[job.id] = record.id, position_of
-                return
-        if job.attempt > 1:
-            # It may have followed by itself: then it is the input's that had the one before.
-            before = self._store.facts(job.id).get(job.attempt - 1, {})
-            if "claimed" in before:
-                call, _, position = from_json(Claimed, before["claimed"]).worker.id.partition("/")
-                if not self._over({(call, int(position))}):
-                    inputs[job.id] = call, int(position)
-                    return
-        unknown.append(job)
+    def _find(self, pending: Sequence[JobStatus], inputs: dict[str, Input]) -> list[JobStatus]:
+        """Add the inputs that pending jobs wait for to `inputs`; those jobs that nobody has started."""
+        started: dict[str, dict[tuple[int, int], Input]] = {}
+        unknown: list[JobStatus] = []
+        before: dict[str, Input] = {}
+        for job in pending:
+            if job.group not in started:
+                started[job.group] = {
+                    key: (call.id, position)
+                    for call in self._store.calls(job.group)
+                    for position, key in enumerate(call.keys)
+                }
+            if (found := started[job.group].get((job.index, job.attempt))) is not None:
+                inputs[job.id] = found
+                continue
+            unknown.append(job)
+            # It may have followed by itself: then it is the input's that had the one before, if that is not over.
+            facts = self._store.facts(job.id).get(job.attempt - 1, {})
+            if "claimed" in facts:
+                before[job.id] = _input_of(from_json(Claimed, facts["claimed"]).worker)
+        over = self._over(set(before.values()))
+        by_itself = {id: place for id, place in before.items() if place not in over}
+        inputs.update(by_itself)
+        return [job for job in unknown if job.id not in by_itself]
 
     def _anybody_starts(self) -> bool:
         """Whether somebody is about to start jobs of this name, as far as Modal says."""
@@ -255,9 +243,8 @@ def options_of(group: GroupRecord, given: Options) -> Options:
         OptionError: some of them are not in its record.
     """
     recorded = group.origin.options
-    names = {each.name for each in fields(Options)} - DEFAULTS
-    old = Options(**{name: value for name, value in recorded.items() if name in names})
-    changes = {name: value for name in names if (value := getattr(given, name)) is not None}
+    wanted = {name: recorded.get(name) for name in RESOURCES}
+    wanted |= {name: value for name in RESOURCES if (value := getattr(given, name)) is not None}
     native = {**recorded.get("native", {}).get("modal", {}), **given.native.get("modal", {})}
     missing = [name for name in NOT_PLAIN if name in native and name not in given.native.get("modal", {})] + (
         ["image"] if "image" in recorded and given.image is None else []
@@ -270,7 +257,7 @@ def options_of(group: GroupRecord, given: Options) -> Options:
             f"the jobs of {group.id} were launched with objects of Modal's, which nobody has kept: "
             f"retry them with app.w({what}).group({group.id!r}).retry()"
         )
-    return replace(old, **changes, image=given.image, progress=given.progress, native={"modal": native})
+    return replace(Options(), **wanted, image=given.image, progress=given.progress, native={"modal": native})
 
 
 def _may_run(call: CallRecord, left: set[tuple[int, int]]) -> bool:
@@ -284,9 +271,10 @@ def _place(job: JobStatus) -> tuple[str, int]:
     return job.group, job.index
 
 
-def _positions(call: CallRecord) -> dict[tuple[int, int], int]:
-    """Where each attempt is among the inputs of a call."""
-    return {key: position for position, key in enumerate(call.keys)}
+def _input_of(worker: Worker) -> Input:
+    """What a worker runs: see `mini_modal.jobcontainer.worker_id`."""
+    call, _, position = worker.id.partition("/")
+    return call, int(position)
 
 
 def _spans(positions: Iterable[int]) -> Iterator[tuple[int, int]]:
