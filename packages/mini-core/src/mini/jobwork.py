@@ -126,9 +126,9 @@ class JobWorker:
             carrier.wake()
 
     def close(self) -> None:
-        """End the process for calls. Jobs may still be run afterwards."""
+        """End the process for calls, and remove what was unpacked for it. No more jobs may be run."""
         self._drop_carrier()
-        if self._own_scratch is not None and self._stopping:
+        if self._own_scratch is not None:
             self._own_scratch.cleanup()
 
     # --- one attempt ---

@@ -48,7 +48,7 @@ def ask(work: Callable[[], T]) -> T:
 def _told(work: Callable[[], T]) -> T:
     try:
         return work()
-    except MiniError:
+    except (MiniError, FileExistsError):
         raise
     except Exception as exc:
         from modal.exception import NotFoundError

@@ -7,6 +7,7 @@ import io
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,13 +65,17 @@ class RemoteFiles(JobFiles):
         return iter(ask(all_of_them))
 
     def write(self, files: Mapping[str, bytes]) -> None:
-        def upload() -> None:
-            # What is there already is the same.
-            with self._volume(create=True).batch_upload(force=True) as batch:
-                for path, data in files.items():
+        def upload(some: Mapping[str, bytes]) -> None:
+            with self._volume(create=True).batch_upload() as batch:
+                for path, data in some.items():
                     batch.put_file(io.BytesIO(data), f"/{JOBS}/{path}")
 
-        ask(upload)
+        try:
+            ask(partial(upload, files))
+        except FileExistsError:  # and none of them was written
+            for path, data in files.items() if len(files) > 1 else ():
+                with contextlib.suppress(FileExistsError):
+                    ask(partial(upload, {path: data}))
 
     def remove(self, folder: str) -> None:
         with contextlib.suppress(Missing):

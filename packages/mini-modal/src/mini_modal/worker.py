@@ -53,6 +53,8 @@ class Host:
 
     async def begin(self) -> None:
         """Open the gate to the volume; before the first call."""
+        # Modal itself would have a second input come early where many wait, and a long call would hold it up.
+        set_local_input_concurrency(1)
         await self._gate.open()
 
     async def call(self, data: bytes) -> bytes:
