@@ -40,7 +40,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from uv import find_uv_bin
 
     folder = tmp_path_factory.getbasetemp()
-    pinned = ", ".join(f'"{name}=={version(name)}"' for name in ("numpy", "pytest"))
+    pinned = ", ".join(f'"{name}=={version(name)}"' for name in ("hypothesis", "numpy", "pytest"))
     python = f"{sys.version_info[0]}.{sys.version_info[1]}"
     (folder / "pyproject.toml").write_text(PROJECT.format(python=python, dependencies=pinned))
     subprocess.run([find_uv_bin(), "lock", "--quiet", f"--python={sys.executable}"], cwd=folder, check=True)

@@ -179,7 +179,7 @@ def _death(job: JobStatus) -> FailureRecord:
     from .containers import task_result
 
     kind: FailureKind = "lost"
-    message = "its container died"
+    message = f"job {job.id}: its container died"
     assert job.worker is not None
     container = job.worker.host
     with suppress(Exception):  # it is for an error message, which must not be replaced by another
