@@ -109,6 +109,19 @@ def test_a_group_keeps_its_order_and_is_removed_without_a_trace(app: ModalAppara
     with pytest.raises(LookupError):
         app.job(group[0].id)
     assert not any(group.id in str(found.name) for found in modal.Dict.objects.list())
+    job = app.spawn(square, 3)
+    assert job.result(PATIENCE) == 9
+    stale = app.job(job.id)
+    group_id = job.record.group
+    app.group(group_id).remove()
+    with pytest.raises(LookupError):
+        _ = stale.state
+    gone = (job.id, 1)
+    assert job._board.store.put_once([(gone, Claimed(time.time(), Worker("ta-gone", 1, "fc-gone/0")))]) == [
+        False
+    ]
+    for name in ("mini-test-jobs", "mini.test-jobs"):
+        assert not any(group_id in key for key in modal.Dict.from_name(name).keys())  # noqa: SIM118
     volume = modal.Volume.from_name("mini-test-jobs")
     assert not any(group.id in entry.path for entry in volume.listdir("/", recursive=True))
 

@@ -1,8 +1,9 @@
 """Detached jobs on Modal: facts in `modal.Dict`s, bytes in the volume of their apparatus.
 
-The Dict `mini-NAME` has an entry for each group. Each group has a Dict of its own, so that it is read with one answer
-whatever other groups there are: one entry for what never changes of its jobs, and one for each fact. What jobs print is
-in another Dict of the group. Keys are text and values are JSON, so that anybody can read them.
+The Dict `mini-NAME` has an entry for each group, and the facts of those that have a single job. A larger group has a
+Dict of its own, so that it is read with one answer, whatever other groups there are. An entry has what never changes of
+a group's jobs, and there is one for each fact. What jobs print is in another Dict. Keys are text and values are JSON,
+so that anybody can read them.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from mini.jobrecord import (
 from mini.status import LogLine
 from mini.wire import join_frames, split_frames
 
+from .asking import Missing
 from .dicts import Texts
 from .jobfiles import JobFiles
 
@@ -101,8 +103,10 @@ class ModalJobStore(JobStore):
         self.index = Texts(f"mini-{name}", patient=patient)
         self._patient = patient
         self._files = files
+        self._said_by_lone = Texts(f"mini.{name}", patient=patient)
         self._facts: dict[str, Texts] = {}
         self._logs: dict[str, Texts] = {}
+        self._sizes: dict[str, int] = {}
         self._groups: dict[str, _Group] = {}
         self._known: dict[tuple[str, str], str] = {}
         self._said: dict[Key, tuple[int, int]] = {}
@@ -123,7 +127,8 @@ class ModalJobStore(JobStore):
         self._files.write(files)
         jobs = [(r.input, r.current.created.time, r.current.created.left) for r in records]
         whole = _Group(group, jobs, packs)
-        self._dict(group.id).put({"jobs": whole.pack()}, create=True)
+        self._sizes[group.id] = group.size
+        self._dict(group.id).put({f"{group.id}/jobs": whole.pack()}, create=True)
         # From here on it is there, whole.
         self.index.put({f"{GROUPS}{group.id}": to_json(group)}, create=True)
         self._groups[group.id] = whole
@@ -144,7 +149,7 @@ class ModalJobStore(JobStore):
             wanted[group].append((at, key, to_json(fact)))
         for group, some in wanted.items():
             some = self._of_attempts(group, some)
-            answers = self._dict(group).add((key, text) for _, key, text in some)
+            answers = self._dict(group).add((f"{group}/{key}", text) for _, key, text in some)
             if answers is None:
                 self._forget(group)
                 continue
@@ -161,29 +166,39 @@ class ModalJobStore(JobStore):
 
     def put_report(self, key: Key, report: Report) -> None:
         group, index = place_of(key[0])
-        self._dict(group).put({_key(index, key[1], "report"): to_json(report)})
+        if index < self._size(group):
+            self._dict(group).put({f"{group}/{_key(index, key[1], 'report')}": to_json(report)})
 
     def add_log(self, key: Key, lines: Sequence[LogLine]) -> None:
         group, index = place_of(key[0])
-        if self._group(group) is None:
+        if not index < self._size(group):
             return
         count, piece = self._said.get(key) or self._end_of_log(key)
         text = json.dumps([count, [[line.stream, line.text] for line in lines]])
-        self._log(group).put({f"{index}/{key[1]}/{piece}": text}, create=True)
+        self._log(group).put({f"{group}/{index}/{key[1]}/{piece}": text}, create=True)
         self._said[key] = (count + len(lines), piece + 1)
 
     def put_call(self, group: str, call: CallRecord) -> None:
         """Keep what a call at Modal is to run."""
         text = json.dumps([call.id, call.keys])
         for number in itertools.count():
-            answers = self._dict(group).add([(f"call/{number}", text)])
+            answers = self._dict(group).add([(f"{group}/call/{number}", text)])
             if answers is None or answers[0]:
                 return
 
     def remove(self, group: str) -> None:
-        self.index.pop(f"{GROUPS}{group}")
-        self._dict(group).delete()
-        self._log(group).delete()
+        if self._size(group) > 1:
+            self.index.pop(f"{GROUPS}{group}")
+            self._dict(group).delete()
+            self._log(group).delete()
+        else:
+            keys = [key for key in self.index.all() if key.startswith(f"{group}/")]
+            self.index.pop(f"{GROUPS}{group}")
+            for key in keys:
+                self.index.pop(key)
+            for number in range(1, 1 + sum(key.endswith("/claimed") for key in keys)):
+                for piece, _ in enumerate(list(self._pieces((f"{group}-0", number), 0))):
+                    self._log(group).pop(f"{group}/0/{number}/{piece}")
         self._files.remove(group)
         self._forget(group)
 
@@ -240,7 +255,7 @@ class ModalJobStore(JobStore):
         group, index = place_of(id)
         whole = self._group(group)
         if whole is None or not 0 <= index < len(whole.jobs):
-            raise LookupError(f"there is no job {id!r}; it was removed")
+            raise Missing(f"there is no job {id!r}; it was removed")
         number = bisect_right(whole.packs, index) - 1
         path = f"{group}/inputs-{number}"
         if self._pack[0] != path:
@@ -282,7 +297,7 @@ class ModalJobStore(JobStore):
         group, index = place_of(key[0])
         count = 1
         while True:
-            keys = [f"{index}/{key[1]}/{piece}" for piece in range(start, start + count)]
+            keys = [f"{group}/{index}/{key[1]}/{piece}" for piece in range(start, start + count)]
             for text in self._log(group).get(keys) or [None]:
                 if text is None:
                     return
@@ -298,21 +313,36 @@ class ModalJobStore(JobStore):
 
     # --- inside ---
 
+    def _size(self, group: str) -> int:
+        """How many jobs a group has; 0 if it is gone, as far as is known here."""
+        if group and group not in self._sizes:
+            text = (self.index.get([f"{GROUPS}{group}"]) or [None])[0]
+            if text is not None:
+                self._sizes[group] = from_json(GroupRecord, text).size
+        return self._sizes.get(group, 0)
+
+    def _is_there(self, group: str) -> bool:
+        """Whether a group was not removed; of one with a Dict of its own that shows when the Dict is used."""
+        return self._size(group) > 1 or self._get(group, []) is not None
+
     def _dict(self, group: str) -> Texts:
-        return self._facts.setdefault(group, Texts(f"mini-jobs-{group}", patient=self._patient))
+        if self._size(group) <= 1:
+            return self.index
+        return self._facts.setdefault(group, Texts(f"mini--jobs-{group}", patient=self._patient))
 
     def _log(self, group: str) -> Texts:
-        return self._logs.setdefault(group, Texts(f"mini-logs-{group}", patient=self._patient))
+        if self._size(group) <= 1:
+            return self._said_by_lone
+        return self._logs.setdefault(group, Texts(f"mini--logs-{group}", patient=self._patient))
 
     def _forget(self, group: str) -> None:
-        self._groups.pop(group, None)
-        self._facts.pop(group, None)
-        self._logs.pop(group, None)
+        for memory in (self._sizes, self._groups, self._facts, self._logs):
+            memory.pop(group, None)
         self._known = {key: text for key, text in self._known.items() if key[0] != group}
 
     def _group(self, id: str) -> _Group | None:
         if id not in self._groups:
-            text = (self._dict(id).get(["jobs"]) or [None])[0] if id else None
+            text = (self._get(id, ["jobs"]) or [None])[0]
             if text is None:
                 return None
             self._groups[id] = _Group.unpack(text)
@@ -322,19 +352,22 @@ class ModalJobStore(JobStore):
         self, select: Select, *, reports: bool
     ) -> Iterator[tuple[_Group, Iterable[tuple[int, Facts]]]]:
         """The groups that a selection is about, and the facts of those jobs of them that it is about."""
-        if select.ids is None:
-            for group in [select.group] if select.group is not None else [g.id for g in self.groups()]:
-                if (found := self._whole(group)) is not None:
-                    yield found
-            return
+        ids = select.ids
+        if ids is None:
+            if select.group is None or self._size(select.group) > 1:
+                for group, entries in self._entries(select.group):
+                    if (found := self._whole(group, entries)) is not None:
+                        yield found
+                return
+            ids = [f"{select.group}-0"]
         wanted: dict[str, set[int]] = defaultdict(set)
-        for id in select.ids:
+        for id in ids:
             group, index = place_of(id)
             if select.group in (None, group):
                 wanted[group].add(index)
         for group, indices in sorted(wanted.items()):
             if len(indices) > FEW:
-                if (found := self._whole(group)) is not None:
+                if (found := self._whole(group, self._own(group))) is not None:
                     yield found[0], [each for each in found[1] if each[0] in indices]
                 continue
             whole = self._group(group)
@@ -343,9 +376,25 @@ class ModalJobStore(JobStore):
                 facts = self._facts_of(group, some, reports=reports)
                 yield whole, [(index, facts[index]) for index in some if index in facts]
 
-    def _whole(self, group: str) -> tuple[_Group, list[tuple[int, Facts]]] | None:
-        """A group with all its facts, in one answer."""
-        entries = self._dict(group).all()
+    def _entries(self, group: str | None) -> Iterator[tuple[str, dict[str, str]]]:
+        """All entries of a group that has a Dict of its own, or of each group: few answers, however many jobs."""
+        if group is not None:
+            yield group, self._own(group)
+            return
+        of_group: dict[str, dict[str, str]] = defaultdict(dict)
+        for key, text in self.index.all().items():
+            first, _, rest = key.partition("/")
+            of_group[first][rest] = text
+        for id, text in sorted(of_group[GROUPS.rstrip("/")].items()):
+            self._sizes[id] = from_json(GroupRecord, text).size
+            yield id, self._own(id) if self._sizes[id] > 1 else of_group[id]
+
+    def _own(self, group: str) -> dict[str, str]:
+        """All entries of a group that has a Dict of its own."""
+        return {key.partition("/")[2]: text for key, text in self._dict(group).all().items()}
+
+    def _whole(self, group: str, entries: Mapping[str, str]) -> tuple[_Group, list[tuple[int, Facts]]] | None:
+        """A group with all its facts."""
         if "jobs" not in entries:
             self._forget(group)
             return None
@@ -383,9 +432,13 @@ class ModalJobStore(JobStore):
 
     def _get(self, group: str, keys: Sequence[str]) -> list[str | None] | None:
         """Entries of a group; those that never change are asked for until they are there. None if it is gone."""
+        lone = self._size(group) <= 1
         missing = [key for key in keys if (group, key) not in self._known]
-        texts = self._dict(group).get(missing or ["jobs"])
-        if texts is None or (not missing and texts[0] is None):
+        # In a Dict that others share, that it is there does not say that the group is.
+        sign = f"{GROUPS}{group}" if lone else f"{group}/jobs"
+        asked = [f"{group}/{key}" for key in missing] + ([sign] if lone or not missing else [])
+        texts = self._dict(group).get(asked)
+        if texts is None or (len(asked) > len(missing) and texts[-1] is None):
             self._forget(group)
             return None
         now = dict(zip(missing, texts, strict=False))
