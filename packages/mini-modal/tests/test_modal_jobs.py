@@ -534,3 +534,68 @@ def test_jobs_of_a_server_that_was_restarted_are_lost_and_can_be_retried(tmp_pat
         assert set(counts) <= {"DONE", "LOST"}
         assert counts["LOST"] >= 1
         assert results == [x * x for x in range(8)]
+
+
+KILLS = """
+    import json, os, random, signal, sys, time
+    from collections import Counter
+    from pathlib import Path
+    from mini_modal import ModalApparatus
+
+    COUNT, MOST = 150, 40
+    folder = Path(sys.argv[0]).parent / "runs"
+
+    def work(x):
+        with open(f"{folder}/{x}", "a") as file:
+            print(os.getpid(), file=file)
+        time.sleep(0.3)
+        return x * x
+
+    def kill(worker):
+        mark = f"MODAL_TASK_ID={worker.host}".encode()
+        for process in Path("/proc").iterdir():
+            try:
+                if (
+                    process.name.isdecimal()
+                    and b"_container_entrypoint" in (process / "cmdline").read_bytes()
+                    and mark in (process / "environ").read_bytes()
+                ):
+                    os.kill(int(process.name), signal.SIGKILL)
+                    return 1
+            except OSError:
+                pass
+        return 0
+
+    if __name__ == "__main__":
+        folder.mkdir()
+        app = ModalApparatus("killed", max_workers=2).w(progress=False)
+        group = app.spawn_map(work, range(COUNT))
+        killed, deadline = 0, time.monotonic() + 400
+        while not group.wait(0.5) and time.monotonic() < deadline:
+            running = [job for job in group.states() if job.worker and not job.state.is_final]
+            if running and killed < MOST:
+                killed += kill(random.choice(running).worker)
+        for job, record in zip(group, group.records(), strict=True):
+            runs = len((folder / str(job.id.rpartition("-")[2])).read_text().split())
+            assert runs == 1, (job.id, runs)
+            if record.state == "DONE":
+                assert job.result(0) == record.index**2
+        print(json.dumps([killed, {str(state): count for state, count in group.counts().items()}]))
+        group.retry()
+        print(list(group.results(timeout=200)) == [x * x for x in range(COUNT)])
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(800)
+def test_containers_that_are_killed_at_random_cost_what_they_ran(tmp_path: Path) -> None:
+    with (
+        Emulator(share=[tmp_path]) as emulator,
+        Script(tmp_path, KILLS, Place.of(emulator).environ) as script,
+    ):
+        assert script.finish(700) == 0, script.err
+    killed, counts = json.loads(script.out[0])
+    assert set(counts) == {"DONE", "LOST"}
+    assert sum(counts.values()) == 150
+    assert 0 < counts["LOST"] <= killed
+    assert script.out[1] == "True"

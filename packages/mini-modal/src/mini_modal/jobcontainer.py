@@ -19,7 +19,7 @@ from mini.jobrecord import JobState, JobStatus, Worker
 from mini.jobwork import JobWorker
 from mini.status import FailureRecord
 
-from .cache import MOUNT, VOLUME, cache_variables
+from .containers import class_options, task_result
 from .gate import VolumeGate
 from .jobfiles import MountedFiles
 from .jobstore import ModalJobStore
@@ -53,7 +53,6 @@ def make_jobs_app(
     definition: Definition, image: modal.Image, setup: JobSetup, volume: modal.Volume
 ) -> tuple[modal.App, Any]:
     """An app with one class, and that class. An input of its method `run` is an attempt at a job."""
-    from .session import CALL_SECONDS
 
     class JobContainer:
         @modal.enter()
@@ -70,18 +69,7 @@ def make_jobs_app(
             await self.host.run(id, number, position)
 
     app = modal.App(definition.name)
-    env: dict[str, str | None] = {**cache_variables(definition.env), **definition.env}
-    cache = modal.Volume.from_name(VOLUME, create_if_missing=True)
-    native = definition.options
-    options = {
-        "image": image,
-        "serialized": True,
-        "timeout": CALL_SECONDS,
-        **native,
-        "volumes": {MOUNT: cache, **native.get("volumes", {}), definition.mount: volume},
-        "secrets": [*native.get("secrets", ()), modal.Secret.from_dict(env)],
-    }
-    return app, app.cls(**options)(JobContainer)
+    return app, app.cls(**class_options(definition, image, volume))(JobContainer)
 
 
 class _NoHost(JobHost):
@@ -112,17 +100,23 @@ class Container:
         files = MountedFiles(Path(setup.mount), self._commit, self._reload)
         self._board = JobBoard(ModalJobStore(setup.name, files, patient=True), _NoHost())
         self._worker: JobWorker | None = None
+        self._running: asyncio.Future[None] | None = None
 
     async def begin(self) -> None:
         await self._gate.open()
 
     async def end(self) -> None:
-        """Modal ends the container."""
+        """Modal ends the container; a job that runs is lost."""
+        await self._drop_worker()
+        self._gate.close()
+
+    async def _drop_worker(self) -> None:
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.stop()
+            if self._running is not None:
+                await asyncio.wait([self._running])
             await asyncio.to_thread(worker.close)
-        self._gate.close()
 
     async def run(self, id: str, number: int, position: int) -> None:
         """Run an attempt, unless it was claimed before or has ended."""
@@ -139,31 +133,28 @@ class Container:
         worker = self._worker
         me = worker_id(modal.current_function_call_id() or "", position)
         worker.worker = Worker(os.environ.get("MODAL_TASK_ID", ""), os.getpid(), me)
-        running = asyncio.ensure_future(asyncio.to_thread(worker.run, (id, number)))
+        self._running = asyncio.ensure_future(asyncio.to_thread(self._run, worker, id, number, me))
         try:
-            mine = await asyncio.shield(running)
+            await asyncio.shield(self._running)
         except asyncio.CancelledError:
             # Nobody wants the attempt any more. Its process must be gone before this container gets another.
-            self._worker = None
-            worker.stop()
-            await asyncio.wait([running])
-            await asyncio.to_thread(worker.close)
+            await self._drop_worker()
             raise
-        if not mine:
-            await asyncio.to_thread(self._note_dead, worker, id, me)
 
-    def _note_dead(self, worker: JobWorker, id: str, me: str) -> None:
-        """Record that the container which had this very input before is gone, and make the attempt that may follow.
-
-        Modal gives an input to another container only when the one that had it has ended.
-        """
-        job = self._board.status(id)
-        if job is None or job.state is not JobState.RUNNING or job.worker is None or job.worker.id != me:
+    def _run(self, worker: JobWorker, id: str, number: int, me: str) -> None:
+        if worker.run((id, number)):
             return
-        if self._board.end(job.key, JobState.LOST, failure=_death(job)):
-            again = self._board.again(job)
-            if again is not None:
-                worker.run(again)
+        # Modal gives an input to another container when the one that had it has ended: then that has claimed the
+        # attempt, or one that has followed by itself.
+        job = self._board.status(id)
+        if job is None or job.worker is None or job.worker.id != me:
+            return
+        lost = job.state is JobState.LOST
+        if job.state is JobState.RUNNING:
+            lost = self._board.end(job.key, JobState.LOST, failure=_death(job))
+        again = self._board.again(job) if lost else None
+        if again is not None:
+            worker.run(again)
 
     def _commit(self) -> None:
         asyncio.run_coroutine_threadsafe(self._volume.commit.aio(), self._loop).result()  # type: ignore[no-untyped-call]
@@ -175,8 +166,6 @@ class Container:
 def _death(job: JobStatus) -> FailureRecord:
     """How the container of an attempt has ended, as far as Modal says."""
     from modal_proto import api_pb2
-
-    from .containers import task_result
 
     kind: FailureKind = "lost"
     message = f"job {job.id}: its container died"

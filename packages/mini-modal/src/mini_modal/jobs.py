@@ -246,16 +246,14 @@ def options_of(group: GroupRecord, given: Options) -> Options:
     wanted = {name: recorded.get(name) for name in RESOURCES}
     wanted |= {name: value for name in RESOURCES if (value := getattr(given, name)) is not None}
     native = {**recorded.get("native", {}).get("modal", {}), **given.native.get("modal", {})}
-    missing = [name for name in NOT_PLAIN if name in native and name not in given.native.get("modal", {})] + (
-        ["image"] if "image" in recorded and given.image is None else []
-    )
+    own = given.native.get("modal", {})
+    missing = [f"modal={{{name!r}: …}}" for name in sorted(NOT_PLAIN) if name in native and name not in own]
+    if "image" in recorded and given.image is None:
+        missing.append("image=…")
     if missing:
-        what = ", ".join(
-            sorted(f"{name}=" if name == "image" else f"modal={{{name!r}: …}}" for name in missing)
-        )
         raise OptionError(
             f"the jobs of {group.id} were launched with objects of Modal's, which nobody has kept: "
-            f"retry them with app.w({what}).group({group.id!r}).retry()"
+            f"retry them with app.w({', '.join(missing)}).group({group.id!r}).retry()"
         )
     return replace(Options(), **wanted, image=given.image, progress=given.progress, native={"modal": native})
 
