@@ -23,7 +23,7 @@ import pytest
 from mini.conformance.footprint import Footprint, alive, descendants
 from mini.conformance.probes import Gate, Tally, until
 from mini.errors import MiniError, WorkerLost
-from mini.jobboard import Job, JobGroup, JobState, JobStatus
+from mini.jobboard import Job, JobGroup, JobState, JobStatus, JobStore
 from mini.local.jobs import anybody_alive
 
 SECONDS = 60.0
@@ -171,6 +171,33 @@ def test_a_job_may_launch_others(app: mini.LocalApparatus) -> None:
 
     other = app.job(app.spawn(nested, app).result(SECONDS))
     assert other.result(SECONDS) == 5
+
+
+def test_a_budget_ends_a_group(app: mini.LocalApparatus, tmp_path: Path) -> None:
+    tally = Tally(str(tmp_path / "tally"))
+
+    def work(x: int) -> int:
+        tally.add(x)
+        time.sleep(0.5)
+        return x
+
+    group = app.spawn_map(work, range(100), budget=3)
+    other = app.spawn_map(abs, [-1])
+    assert group.wait(SECONDS)
+    counts = group.counts()
+    assert set(counts) == {DONE, JobState.CANCELLED}
+    assert 2 <= counts[DONE] <= 8
+    assert len(tally.read()) <= 10
+    spent = group._board.store.spent(group.id)
+    assert 3 <= spent < 3 + SECONDS / 10
+    assert spent == pytest.approx(JobStore.spent(group._board.store, group.id))
+    (last,) = group.records()[-1:]
+    assert last.origin.options["budget"] == 3
+    with pytest.raises(mini.JobCancelled, match="the budget of 3 s is used up"):
+        group[-1].result(0)
+    assert list(other.results(timeout=SECONDS)) == [1]
+    with pytest.raises(mini.OptionError, match="budget"):
+        app.spawn_map(work, [1], budget=0)
 
 
 # --- what is kept ---------------------------------------------------------------------------------------------------
