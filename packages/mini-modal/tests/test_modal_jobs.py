@@ -381,11 +381,11 @@ READ = """
     import json
     from grpclib.client import Channel
 
-    asked = set()
+    asked = []
     request = Channel.request
 
     def noted(self, name, *args, **kwargs):
-        asked.add(name.rpartition("/")[2])
+        asked.append(name.rpartition("/")[2])
         return request(self, name, *args, **kwargs)
 
     Channel.request = noted
@@ -395,10 +395,12 @@ READ = """
     app = ModalApparatus("NAME")
     (group,) = app.groups()
     print(json.dumps(list(group.results(timeout=PATIENCE))))
+    before = len(asked)
     print(json.dumps({str(state): count for state, count in group.counts().items()}))
-    print(json.dumps([line.text for job in group for line in job.logs()]))
     print(json.dumps([record.state for record in group.records()]))
-    print(json.dumps(sorted(asked)))
+    print(len(asked) - before)
+    print(json.dumps([line.text for index in range(5) for line in group[index].logs()]))
+    print(json.dumps(sorted(set(asked))))
 """
 
 
@@ -432,19 +434,20 @@ def project(folder: Path) -> Path:
 
 
 def test_jobs_outlive_their_caller_and_another_process_only_reads(place: Place, tmp_path: Path) -> None:
-    here, there, count, name = project(tmp_path / "here"), tmp_path / "there", 12, "outlives"
+    here, there, count, name = project(tmp_path / "here"), tmp_path / "there", 300, "outlives"
     there.mkdir()
-    with Script(here, launch(name, count, 0.3), place.environ) as script:
+    with Script(here, launch(name, count, 0.02), place.environ) as script:
         script.line()
     # It was killed. What jobs run is what was there when they were launched.
     (here / "work.py").write_text(WORK.replace("FACTOR = 1", "FACTOR = 1000"))
     with Script(there, read(name), place.environ) as reader:
         assert reader.finish() == 0, reader.err
-    results, counts, logs, states, asked = map(json.loads, reader.out)
+    results, counts, states, questions, logs, asked = map(json.loads, reader.out)
     assert results == [x * x for x in range(count)]
     assert counts == {"DONE": count}
-    assert logs == [f"square of {x}" for x in range(count)]
     assert states == ["DONE"] * count
+    assert questions <= 4
+    assert logs == [f"square of {x}" for x in range(5)]
     # Nothing that builds an image, makes an app or a function, or starts a container; and not once for each job.
     allowed = {
         "AppGetLifecycle",
@@ -576,10 +579,11 @@ KILLS = """
             if running and killed < MOST:
                 killed += kill(random.choice(running).worker)
         for job, record in zip(group, group.records(), strict=True):
-            runs = len((folder / str(job.id.rpartition("-")[2])).read_text().split())
-            assert runs == 1, (job.id, runs)
+            file = folder / str(record.index)
+            runs = len(file.read_text().split()) if file.exists() else 0
+            assert runs <= 1, (job.id, runs)
             if record.state == "DONE":
-                assert job.result(0) == record.index**2
+                assert (runs, job.result(0)) == (1, record.index**2)
         print(json.dumps([killed, {str(state): count for state, count in group.counts().items()}]))
         group.retry()
         print(list(group.results(timeout=200)) == [x * x for x in range(COUNT)])
