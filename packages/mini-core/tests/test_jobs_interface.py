@@ -1,13 +1,11 @@
 """Detached jobs as all backends share them: records, facts and what follows from them, over a real store.
 
-The store here is the smallest that keeps the interface's promises, one table per kind of thing in SQLite; it is
-shared by processes. Hosts are not started: these tests are the workers.
+The store is the local backend's. Hosts start nothing: these tests are the workers.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import math
 import multiprocessing
@@ -17,9 +15,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +36,7 @@ from mini.errors import (
     WorkerLost,
 )
 from mini.failure import Failure
+from mini.jobboard import GroupRecord, JobBoard, JobGroup, JobHost, JobStatus, JobStore, Select
 from mini.jobrecord import (
     Attempt,
     Claimed,
@@ -53,123 +52,15 @@ from mini.jobrecord import (
     Worker,
     fold,
 )
-from mini.jobs import JobBoard, JobGroup, JobHost, JobStore, Select
+from mini.local.jobstore import SqliteStore
 from mini.status import FailureRecord, LogLine, Progress, failure_record
 
 ORIGIN = Origin(1.0, "me@here", "ab", "cd", "ef", False, "3.11.7", {"numpy": "2.0"})
 ME = Worker("here", 1)
 
 
-class SqliteStore(JobStore):
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with closing(self.connect()) as db:
-            db.executescript(
-                """
-                PRAGMA journal_mode = wal;
-                CREATE TABLE IF NOT EXISTS job (id PRIMARY KEY, grp, idx, record, input);
-                CREATE TABLE IF NOT EXISTS program (grp PRIMARY KEY, program);
-                CREATE TABLE IF NOT EXISTS fact (id, attempt, kind, fact, PRIMARY KEY (id, attempt, kind));
-                CREATE TABLE IF NOT EXISTS report (id, attempt, report, PRIMARY KEY (id, attempt));
-                CREATE TABLE IF NOT EXISTS outcome (id, attempt, data);
-                CREATE TABLE IF NOT EXISTS log (id, attempt, line);
-                """
-            )
-
-    def connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.path, timeout=60, isolation_level=None)
-
-    def create(self, records: Sequence[JobRecord], program: bytes, inputs: Sequence[bytes]) -> None:
-        with closing(self.connect()) as db:
-            db.execute("BEGIN IMMEDIATE")
-            db.execute("INSERT INTO program VALUES (?, ?)", (records[0].group, program))
-            rows = [
-                (r.id, r.group, r.index, r.to_json(), data) for r, data in zip(records, inputs, strict=True)
-            ]
-            db.executemany("INSERT INTO job VALUES (?, ?, ?, ?, ?)", rows)
-            db.execute("COMMIT")
-
-    def put_once(self, facts: Sequence[tuple[Key, Fact]]) -> list[bool]:
-        import pickle
-
-        with closing(self.connect()) as db:
-            db.execute("BEGIN IMMEDIATE")
-            insert = "INSERT OR IGNORE INTO fact VALUES (?, ?, ?, ?)"
-            added = [
-                db.execute(insert, (*k, type(f).__name__, pickle.dumps(f))).rowcount == 1 for k, f in facts
-            ]
-            db.execute("COMMIT")
-            return added
-
-    def put_report(self, key: Key, report: Report) -> None:
-        import pickle
-
-        with closing(self.connect()) as db:
-            db.execute("INSERT OR REPLACE INTO report VALUES (?, ?, ?)", (*key, pickle.dumps(report)))
-
-    def read(self, select: Select) -> Iterable[JobRecord]:
-        import pickle
-
-        with closing(self.connect()) as db:
-            db.execute("BEGIN")
-            jobs = db.execute("SELECT id, record FROM job ORDER BY grp, idx").fetchall()
-            facts = db.execute("SELECT id, attempt, fact FROM fact").fetchall()
-            reports = {(i, n): pickle.loads(r) for i, n, r in db.execute("SELECT * FROM report")}
-        by_job: dict[str, dict[int, list[Fact]]] = {}
-        for id, number, fact in facts:
-            by_job.setdefault(id, {}).setdefault(number, []).append(pickle.loads(fact))
-        for id, text in jobs:
-            record = JobRecord.from_json(text)
-            first = record.attempts[0].created
-            found = by_job.get(id, {})
-            found.setdefault(1, []).append(first)
-            attempts = tuple(fold(n, found[n], reports.get((id, n))) for n in sorted(found))
-            record = JobRecord(
-                id, record.group, record.index, record.input, record.function, record.origin, attempts
-            )
-            if select.takes(record):
-                yield record
-
-    def call(self, id: str) -> tuple[bytes, bytes]:
-        with closing(self.connect()) as db:
-            query = "SELECT program, input FROM job JOIN program USING (grp) WHERE id = ?"
-            program, data = db.execute(query, (id,)).fetchone()
-        return program, data
-
-    def put_outcome(self, key: Key, frames: wire.Frames) -> Outcome:
-        data = wire.join_frames(frames)
-        with closing(self.connect()) as db:
-            db.execute("INSERT INTO outcome VALUES (?, ?, ?)", (*key, data))
-        return Outcome(len(data), hashlib.sha256(data).hexdigest())
-
-    def outcome(self, key: Key) -> wire.Frames:
-        with closing(self.connect()) as db:
-            (data,) = db.execute("SELECT data FROM outcome WHERE id = ? AND attempt = ?", key).fetchone()
-        return wire.split_frames(data)
-
-    def add_log(self, key: Key, lines: Sequence[LogLine]) -> None:
-        import pickle
-
-        with closing(self.connect()) as db:
-            db.executemany("INSERT INTO log VALUES (?, ?, ?)", [(*key, pickle.dumps(line)) for line in lines])
-
-    def log(self, key: Key, start: int = 0) -> list[LogLine]:
-        import pickle
-
-        with closing(self.connect()) as db:
-            rows = db.execute(
-                "SELECT line FROM log WHERE id = ? AND attempt = ? ORDER BY rowid", key
-            ).fetchall()
-        return [pickle.loads(line) for (line,) in rows[start:]]
-
-    def remove(self, group: str) -> None:
-        with closing(self.connect()) as db:
-            db.execute("BEGIN IMMEDIATE")
-            for table in ("fact", "report", "outcome", "log"):
-                db.execute(f"DELETE FROM {table} WHERE id IN (SELECT id FROM job WHERE grp = ?)", (group,))
-            db.execute("DELETE FROM job WHERE grp = ?", (group,))
-            db.execute("DELETE FROM program WHERE grp = ?", (group,))
-            db.execute("COMMIT")
+def open_store(folder: Path) -> SqliteStore:
+    return SqliteStore(folder / "jobs", folder / "source")
 
 
 class Nobody(JobHost):
@@ -180,19 +71,24 @@ class Nobody(JobHost):
         self.stopped: list[Key] = []
         self.gone: set[str] = set()
 
-    def start(self, records: Sequence[JobRecord]) -> None:
-        self.started += [record.key for record in records]
+    def start(self, jobs: Sequence[JobStatus]) -> None:
+        self.started += [job.key for job in jobs]
 
-    def stop(self, records: Sequence[JobRecord]) -> None:
-        self.stopped += [record.key for record in records]
+    def stop(self, jobs: Sequence[JobStatus]) -> None:
+        self.stopped += [job.key for job in jobs]
 
-    def lost(self, records: Sequence[JobRecord]) -> set[str]:
-        return self.gone & {record.id for record in records}
+    def lost(self, jobs: Sequence[JobStatus]) -> set[str]:
+        return self.gone & {job.id for job in jobs}
 
 
 def new_records(group: str, count: int) -> list[JobRecord]:
     attempts = (Attempt(1, Created(1.0)),)
     return [JobRecord(f"{group}-{i}", group, i, repr(i), "f", ORIGIN, attempts) for i in range(count)]
+
+
+def create(store: JobStore, group: str, count: int) -> None:
+    inputs = [b"%d" % i for i in range(count)]
+    store.create(GroupRecord(group, "f", count, ORIGIN), new_records(group, count), b"program", inputs)
 
 
 def part(value: object) -> wire.Frames:
@@ -206,8 +102,8 @@ def part(value: object) -> wire.Frames:
 
 @pytest.fixture
 def board(tmp_path: Path) -> JobBoard:
-    board = JobBoard(SqliteStore(tmp_path / "jobs.db"), Nobody())
-    board.store.create(new_records("g", 5), b"program", [b"%d" % i for i in range(5)])
+    board = JobBoard(open_store(tmp_path), Nobody())
+    create(board.store, "g", 5)
     return board
 
 
@@ -310,7 +206,7 @@ def test_what_is_not_a_record_says_so(text: str | bytes) -> None:
 
 def test_reading_records_loads_no_user_code_and_no_pickler() -> None:
     code = (
-        "import sys, mini.jobs, mini.jobrecord; "
+        "import sys, mini.jobboard, mini.jobrecord; "
         "print([m for m in ('cloudpickle', 'numpy', 'asyncio', 'mini.wire', 'mini.engine') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -361,7 +257,7 @@ def run(board: JobBoard, id: str, value: object = None, state: JobState = JobSta
 def test_a_job_that_is_done_has_its_result(board: JobBoard) -> None:
     job = board.job("g-3")
     assert (job.state, job.attempt, job.progress, job.metrics) == (JobState.PENDING, 1, None, {})
-    assert board.store.call("g-3") == (b"program", b"3")
+    assert (board.store.program("g"), board.store.input("g-3")) == (b"program", b"3")
     assert board.claim(("g-3", 1), ME)
     assert job.state is JobState.RUNNING
     board.store.put_report(("g-3", 1), Report(Progress(1, 2, "half"), {"loss": 0.5}))
@@ -467,10 +363,10 @@ def test_a_worker_that_ends_while_it_is_found_lost_wins(board: JobBoard) -> None
     board.claim(("g-0", 1), ME)
 
     class Late(Nobody):
-        def lost(self, records: Sequence[JobRecord]) -> set[str]:
-            if records:
+        def lost(self, jobs: Sequence[JobStatus]) -> set[str]:
+            if jobs:
                 board.end(("g-0", 1), JobState.DONE, part("just in time"))
-            return {record.id for record in records}
+            return {job.id for job in jobs}
 
     watching = JobBoard(board.store, Late())
     assert watching.job("g-0").state is JobState.DONE
@@ -484,7 +380,7 @@ def test_retrying_what_did_not_fail_changes_nothing(board: JobBoard, group: JobG
         with pytest.raises(JobStateError, match="only jobs that are FAILED, CANCELLED or LOST"):
             job.retry()
     with pytest.raises(JobStateError):
-        board.retry(group.records())
+        board.retry(group.states())
     assert {r.current.number for r in group.records()} == {1}
 
 
@@ -492,9 +388,9 @@ def test_two_that_retry_at_once_make_one_attempt(board: JobBoard) -> None:
     host = board.host
     assert isinstance(host, Nobody)
     run(board, "g-0", state=JobState.FAILED)
-    record = board.job("g-0").record
-    board.retry([record])
-    board.retry([record])
+    status = board.job("g-0").status
+    board.retry([status])
+    board.retry([status])
     assert host.started == [("g-0", 2)]
     assert board.job("g-0").attempt == 2
 
@@ -588,16 +484,17 @@ def test_reading_a_large_group_loads_no_outcome(tmp_path: Path) -> None:
     class Counting(SqliteStore):
         calls = 0
 
-        def connect(self) -> sqlite3.Connection:
+        @contextmanager
+        def db(self, *, write: bool = False) -> Iterator[sqlite3.Connection]:
             self.calls += 1
-            return super().connect()
+            with super().db(write=write) as db:
+                yield db
 
-        def outcome(self, key: Key) -> wire.Frames:
+        def outcome(self, key: Key) -> bytes:
             raise AssertionError("nobody asked for a result")
 
-    store = Counting(tmp_path / "jobs.db")
-    store.calls = 0
-    store.create(new_records("g", 10_000), b"program", [b""] * 10_000)
+    store = Counting(tmp_path / "jobs", tmp_path / "source")
+    create(store, "g", 10_000)
     board = JobBoard(store, Nobody())
     group = JobGroup(board, "g", 10_000)
     group.cancel()
@@ -610,13 +507,13 @@ def test_reading_a_large_group_loads_no_outcome(tmp_path: Path) -> None:
 
 
 def race(path: Path, worker: int, go: Any) -> list[int]:
-    board = JobBoard(SqliteStore(path), Nobody())
+    board = JobBoard(open_store(path), Nobody())
     go.wait()
     won = []
     for i in range(40):
         key = (f"g-{i}", 1)
         if worker == 0:
-            board.cancel(list(board.store.read(Select([key[0]]))))
+            board.cancel(board.states(Select([key[0]])))
         elif board.claim(key, Worker("here", worker)):
             board.end(key, JobState.DONE, part(worker))
             won.append(i)
@@ -624,13 +521,12 @@ def race(path: Path, worker: int, go: Any) -> list[int]:
 
 
 def test_processes_that_race_agree(tmp_path: Path) -> None:
-    path = tmp_path / "jobs.db"
-    store = SqliteStore(path)
-    store.create(new_records("g", 40), b"", [b""] * 40)
+    store = open_store(tmp_path)
+    create(store, "g", 40)
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager, context.Pool(4) as pool:
         go = manager.Barrier(4)
-        claims = pool.starmap(race, [(path, worker, go) for worker in range(4)], chunksize=1)
+        claims = pool.starmap(race, [(tmp_path, worker, go) for worker in range(4)], chunksize=1)
     owner = {i: worker for worker, won in enumerate(claims) for i in won}
     assert sum(map(len, claims)) == len(owner), "a job was claimed twice"
     for i, job in enumerate(JobGroup(JobBoard(store, Nobody()), "g", 40)):
@@ -647,8 +543,8 @@ class JobMachine(RuleBasedStateMachine):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory(prefix="mini-jobs-")
         self.host = Nobody()
-        self.board = JobBoard(SqliteStore(Path(self.folder.name) / "jobs.db"), self.host)
-        self.board.store.create(new_records("g", 2), b"", [b"", b""])
+        self.board = JobBoard(open_store(Path(self.folder.name)), self.host)
+        create(self.board.store, "g", 2)
         self.holders: dict[Key, int] = {}
         self.truth: dict[Key, int] = {}
         self.seen: dict[Key, list[JobState]] = {}

@@ -47,6 +47,7 @@ def test_the_exported_names() -> None:
             "failure_record",
             "find_project_root",
             "get_data_dir",
+            "jobs",
             "project_packages",
             "uv_freeze",
         ]

@@ -41,12 +41,13 @@ if TYPE_CHECKING:
     from .errors import Unsupported as Unsupported
     from .errors import VolumePathError as VolumePathError
     from .errors import WorkerLost as WorkerLost
-    from .jobs import Job as Job
-    from .jobs import JobGroup as JobGroup
-    from .jobs import JobState as JobState
+    from .jobboard import Job as Job
+    from .jobboard import JobGroup as JobGroup
+    from .jobboard import JobState as JobState
     from .local.apparatus import LocalApparatus as LocalApparatus
     from .protocol import Apparatus as Apparatus
     from .registry import apparatus as apparatus
+    from .registry import jobs as jobs
     from .requirements import find_project_root as find_project_root
     from .requirements import project_packages as project_packages
     from .requirements import uv_freeze as uv_freeze
@@ -80,10 +81,10 @@ _HOME = {
         "VolumePathError",
         "WorkerLost",
     ),
-    "jobs": ("Job", "JobGroup", "JobState"),
+    "jobboard": ("Job", "JobGroup", "JobState"),
     "local.apparatus": ("LocalApparatus",),
     "protocol": ("Apparatus",),
-    "registry": ("apparatus",),
+    "registry": ("apparatus", "jobs"),
     "requirements": ("find_project_root", "project_packages", "uv_freeze"),
     "status": ("CallRecord", "FailureRecord", "JobInfo", "LogLine", "failure_record"),
     "volume": ("Volume",),

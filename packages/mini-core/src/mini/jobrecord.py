@@ -12,7 +12,7 @@ import reprlib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from .errors import MiniError
 from .status import FailureRecord, Progress
@@ -23,14 +23,18 @@ __all__ = [
     "Created",
     "Ended",
     "Fact",
+    "GroupRecord",
     "JobRecord",
     "JobState",
+    "JobStatus",
     "Key",
     "Origin",
     "Outcome",
     "Report",
     "Worker",
     "fold",
+    "from_json",
+    "to_json",
 ]
 
 SCHEMA = 1
@@ -85,9 +89,13 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """The attempt is there to be claimed. Times are in seconds since the epoch, by the clock of who writes."""
+    """The attempt is there to be claimed. Times are in seconds since the epoch, by the clock of who writes.
+
+    `left` is how many more attempts its worker makes by itself if this one fails (the option `retries`).
+    """
 
     time: float
+    left: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +176,56 @@ class Origin:
     python: str
     packages: dict[str, str]
     """Versions by name."""
+    backend: str = ""
+    apparatus: str = ""
+    """The apparatus's name."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """The options that were set, as plain data; of `env` only the names, because values may be secret."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "options", _plain(self.options))
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRecord:
+    """What the jobs of one `spawn` or `spawn_map` have in common.
+
+    Attributes:
+        id: unique among all groups; ids sort by the time of launch.
+        function: the function's name.
+        size: how many jobs it has.
+        origin: what it was launched from.
+    """
+
+    id: str
+    function: str
+    size: int
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """The little of a record that is needed to wait for a job, count it, or find out whether it is lost.
+
+    Attributes:
+        attempt: the number of the current one; the rest is about it.
+        created: when it was, in seconds since the epoch.
+        left: how many more attempts its worker makes by itself.
+        worker: who has claimed it; None if nobody has.
+    """
+
+    id: str
+    group: str
+    index: int
+    attempt: int
+    state: JobState
+    created: float
+    left: int = 0
+    worker: Worker | None = None
+
+    @property
+    def key(self) -> Key:
+        return self.id, self.attempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +261,15 @@ class JobRecord:
     @property
     def key(self) -> Key:
         return self.id, self.current.number
+
+    @property
+    def status(self) -> JobStatus:
+        now = self.current
+        worker = None if now.claimed is None else now.claimed.worker
+        created = now.created
+        return JobStatus(
+            self.id, self.group, self.index, now.number, now.state, created.time, created.left, worker
+        )
 
     def to_json(self) -> str:
         """This record as strict JSON (no NaN: numbers that JSON lacks are `{"$float": "nan"}`)."""
@@ -267,6 +334,10 @@ def _optional(build: Callable[[dict[str, Any]], Any], data: dict[str, Any] | Non
     return None if data is None else build(data)
 
 
+def _plainly(cls: Any) -> Callable[[dict[str, Any]], Any]:
+    return lambda data: _known(cls, data)
+
+
 def _record(data: dict[str, Any]) -> JobRecord:
     attempts = tuple(_attempt(a) for a in data["attempts"])
     if not attempts:
@@ -275,16 +346,23 @@ def _record(data: dict[str, Any]) -> JobRecord:
     return record
 
 
+def _group(data: dict[str, Any]) -> Any:
+    return _known(GroupRecord, data, origin=_known(Origin, data["origin"]))
+
+
 def _attempt(data: dict[str, Any]) -> Any:
-    report = data["report"]
     return _known(
         Attempt,
         data,
         created=_known(Created, data["created"]),
-        claimed=_optional(lambda d: _known(Claimed, d, worker=_known(Worker, d["worker"])), data["claimed"]),
+        claimed=_optional(_claimed, data["claimed"]),
         ended=_optional(_ended, data["ended"]),
-        report=_known(Report, report, progress=_optional(lambda d: _known(Progress, d), report["progress"])),
+        report=_report(data["report"]),
     )
+
+
+def _claimed(data: dict[str, Any]) -> Any:
+    return _known(Claimed, data, worker=_known(Worker, data["worker"]))
 
 
 def _ended(data: dict[str, Any]) -> Any:
@@ -292,6 +370,40 @@ def _ended(data: dict[str, Any]) -> Any:
         Ended,
         data,
         state=JobState(data["state"]),
-        outcome=_optional(lambda d: _known(Outcome, d), data["outcome"]),
-        failure=_optional(lambda d: _known(FailureRecord, d), data["failure"]),
+        outcome=_optional(_plainly(Outcome), data["outcome"]),
+        failure=_optional(_plainly(FailureRecord), data["failure"]),
     )
+
+
+def _report(data: dict[str, Any]) -> Any:
+    return _known(Report, data, progress=_optional(_plainly(Progress), data["progress"]))
+
+
+# --- for stores that keep text --------------------------------------------------------------------------------------
+
+_T = TypeVar("_T", Created, Claimed, Ended, Report, GroupRecord, Origin, FailureRecord)
+_READERS: dict[Any, Callable[[dict[str, Any]], Any]] = {
+    Claimed: _claimed,
+    Ended: _ended,
+    Report: _report,
+    GroupRecord: _group,
+}
+
+
+def to_json(part: Created | Claimed | Ended | Report | GroupRecord | Origin | FailureRecord) -> str:
+    """A part of a record as strict JSON."""
+    return json.dumps(_to_json(asdict(part)), allow_nan=False)
+
+
+def from_json(cls: type[_T], text: str | bytes) -> _T:
+    """The inverse of `to_json`. Fields that this version does not know are ignored.
+
+    Raises:
+        MiniError: the text is not such a part.
+    """
+    try:
+        data = json.loads(text, object_hook=_from_json)
+        part: _T = _READERS.get(cls, _plainly(cls))(data)
+    except (ValueError, TypeError, KeyError, AttributeError) as exc:
+        raise MiniError(f"this is no {cls.__name__} of a job: {type(exc).__name__}: {exc}") from exc
+    return part

@@ -33,13 +33,15 @@ from .inputs import Source
 from .options import Options, check_name
 from .registry import backend_names
 from .status import CallRecord, FlowStatus, LogLine
+from .twins import in_thread
 from .worker import ProgramHead
 
 if TYPE_CHECKING:
     import asyncio
     from concurrent.futures import Executor
 
-    from .jobs import Job, JobGroup
+    from .jobboard import Job, JobBoard, JobGroup
+    from .joblaunch import Launcher
     from .volume import Volume
 
 __all__ = ["Apparatus"]
@@ -122,6 +124,7 @@ class Apparatus(ABC):
         self._hooks: tuple[Callable[[], object], ...] = ()
         self._runtime = Runtime()
         self._volume: Volume | None = None
+        self._jobs: JobBoard | None = None
 
     # --- what an adapter fills in ---
 
@@ -151,6 +154,15 @@ class Apparatus(ABC):
     @abstractmethod
     def _settings(self) -> dict[str, Any]:
         """Constructor arguments that make the same apparatus again, on another machine; its options travel beside."""
+
+    def _open_jobs(self) -> JobBoard:
+        """The jobs of this name, for a backend that honours `detached_jobs`. Starts nothing.
+
+        It is asked once for each apparatus, and once more for each that `w` derives from it: the board's host may go
+        by the options. What the board has open it closes by itself, or with the process: an apparatus that is closed
+        leaves jobs alone, and the `Job` objects that came from it go on working.
+        """
+        raise NotImplementedError(f"{type(self).__name__} declares detached_jobs and has no _open_jobs")
 
     def _carrier_key(self, options: Options) -> Hashable:
         """Calls whose keys are equal share workers. By default the options count that a worker is made with."""
@@ -392,6 +404,7 @@ class Apparatus(ABC):
     def _derive(self) -> Self:
         derived = object.__new__(type(self))
         derived.__dict__.update(self.__dict__)
+        derived._jobs = None
         return derived
 
     # --- what it knows ---
@@ -425,44 +438,120 @@ class Apparatus(ABC):
 
     # --- detached jobs ---
 
-    def spawn(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Job:
-        """Start a job that outlives this process; see `mini.jobs`.
+    def spawn(self, fn: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Job:
+        """Start a job: `fn(*args, **kwargs)` on a worker, whether or not this process goes on.
+
+        It runs with the options of this apparatus and the source code that is there now. Returns when the job is kept
+        and on its way; see `mini.Job` for what then comes of it.
 
         Raises:
             Unsupported: this backend declines `detached_jobs`.
+            SerializationError: something cannot be pickled; nothing was started.
+            BackendUnavailable: the job cannot be kept, or nobody can be started to run it.
+            RuntimeError: the apparatus is closed.
         """
-        raise self._no_jobs("spawn")
+        board = self._board("spawn")
+        _check_function(fn, stream=False)
+        return self._launcher(board).launch(fn, [args], kwargs, self._hooks, single=True)[0]
 
     def spawn_map(
         self, fn: Callable[..., Any], /, *iterables: Iterable[Any], kwargs: Mapping[str, Any] | None = None
     ) -> JobGroup:
-        """Start a group of jobs that outlive this process.
+        """Start a group of jobs, one for each tuple of inputs, as `spawn` starts one.
+
+        All inputs are pulled and kept before the first job starts, so they must come to an end.
 
         Raises:
-            Unsupported: this backend declines `detached_jobs`.
+            what `spawn` raises, and what an input iterator raises; no job was created then.
         """
-        raise self._no_jobs("spawn_map")
+        board = self._board("spawn_map")
+        _check_function(fn, stream=False)
+        if not iterables:
+            raise OptionError(
+                "spawn_map needs at least one iterable of inputs; for a single job there is spawn"
+            )
+        try:
+            rows = zip(*iterables, strict=False)
+        except TypeError as exc:
+            raise OptionError(f"spawn_map takes iterables of inputs: {exc}") from exc
+        return self._launcher(board).launch(fn, rows, kwargs or {}, self._hooks)
 
     def jobs(self) -> list[Job]:
-        """The jobs of this name.
+        """All jobs of this name, in the order in which they were launched. Starts nothing.
 
         Raises:
             Unsupported: this backend declines `detached_jobs`.
         """
-        raise self._no_jobs("jobs")
+        return self._board("jobs").jobs()
 
     def job(self, id: str) -> Job:
-        """The job with this id.
+        """The job with this id. Starts nothing.
+
+        Raises:
+            Unsupported: this backend declines `detached_jobs`.
+            LookupError: there is none in this name.
+        """
+        return self._board("job").job(id)
+
+    def groups(self) -> list[JobGroup]:
+        """All groups of jobs of this name, in the order in which they were launched. Starts nothing.
 
         Raises:
             Unsupported: this backend declines `detached_jobs`.
         """
-        raise self._no_jobs("job")
+        return self._board("groups").groups()
 
-    def _no_jobs(self, what: str) -> Unsupported:
-        return Unsupported(
-            f"the {self.backend} backend has no detached jobs yet, so no {what}(); use run or map"
-        )
+    def group(self, id: str) -> JobGroup:
+        """The group of jobs with this id. Starts nothing.
+
+        Raises:
+            Unsupported: this backend declines `detached_jobs`.
+            LookupError: there is none in this name.
+        """
+        return self._board("group").group(id)
+
+    async def aspawn(self, fn: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Job:
+        """`spawn` without blocking the event loop."""
+        return await in_thread(partial(self.spawn, fn, *args, **kwargs))
+
+    async def aspawn_map(
+        self, fn: Callable[..., Any], /, *iterables: Iterable[Any], kwargs: Mapping[str, Any] | None = None
+    ) -> JobGroup:
+        """`spawn_map` without blocking the event loop."""
+        return await in_thread(partial(self.spawn_map, fn, *iterables, kwargs=kwargs))
+
+    async def ajobs(self) -> list[Job]:
+        """`jobs` without blocking the event loop."""
+        return await in_thread(self.jobs)
+
+    async def ajob(self, id: str) -> Job:
+        """`job` without blocking the event loop."""
+        return await in_thread(self.job, id)
+
+    async def agroups(self) -> list[JobGroup]:
+        """`groups` without blocking the event loop."""
+        return await in_thread(self.groups)
+
+    async def agroup(self, id: str) -> JobGroup:
+        """`group` without blocking the event loop."""
+        return await in_thread(self.group, id)
+
+    def _board(self, what: str) -> JobBoard:
+        """The jobs of this name, for the method called `what`."""
+        if Capability.DETACHED_JOBS not in self.capabilities:
+            raise Unsupported(
+                f"the {self.backend} backend has no detached jobs, so no {what}(); use run or map"
+            )
+        if self._runtime.closed:
+            raise RuntimeError("this apparatus is closed; make a new one")
+        if self._jobs is None:
+            self._jobs = self._open_jobs()
+        return self._jobs
+
+    def _launcher(self, board: JobBoard) -> Launcher:
+        from .joblaunch import Launcher
+
+        return Launcher(board, self.backend, self.name, self.worker_data_dir, self._options)
 
     # --- life ---
 

@@ -13,9 +13,10 @@ from .errors import BackendNotFound
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
+    from .jobboard import Job
     from .protocol import Apparatus
 
-__all__ = ["apparatus", "backend_names", "default_backend"]
+__all__ = ["apparatus", "backend_names", "default_backend", "jobs"]
 
 GROUP = "mini.backends"
 KNOWN = {"local": "mini-core", "modal": "mini-modal", "ray": "mini-ray"}
@@ -71,6 +72,22 @@ def apparatus(backend: str | None = None, name: str | None = None, **settings: A
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", directory).strip("._-")[:63] or "mini"
     made: Apparatus = backend_class(backend)(name, **settings)
     return made
+
+
+def jobs(name: str | None = None, app: str | None = None, **settings: Any) -> list[Job]:
+    """The detached jobs of an apparatus name, in the order in which they were launched. Starts nothing.
+
+    Args:
+        name: of the apparatus; default: the name of the project's directory.
+        app: the backend, such as "local" or "modal"; default: see `default_backend`.
+        settings: further arguments of the backend's class.
+
+    Raises:
+        BackendNotFound: nothing installed provides the backend; says which package does.
+        Unsupported: it declines `detached_jobs`.
+        BackendUnavailable: it keeps its jobs elsewhere and cannot be reached.
+    """
+    return apparatus(app, name, **settings).jobs()
 
 
 def backend_class(backend: str) -> Any:

@@ -19,9 +19,10 @@ from .pool import ProcessPool
 from .wait import usable_cores
 
 if TYPE_CHECKING:
+    from ..jobboard import JobBoard
     from ..volume import Volume
 
-__all__ = ["LocalApparatus"]
+__all__ = ["LocalApparatus", "thread_limits"]
 
 Workers = Literal["process", "thread", "inline"]
 
@@ -33,6 +34,7 @@ _PROCESS = _IN_PROCESS | {
     Capability.TIMEOUT,
     Capability.ENV,
     Capability.INTERRUPT,
+    Capability.DETACHED_JOBS,
 }
 
 
@@ -106,6 +108,11 @@ class LocalApparatus(Apparatus):
 
         return DirectoryVolume(Path(self.worker_data_dir))
 
+    def _open_jobs(self) -> JobBoard:
+        from .jobs import open_board
+
+        return open_board(self.data_root, self.name)
+
     def _carrier_key(self, options: Options) -> Hashable:
         env = tuple(sorted(options.env.items())) if options.env else ()
         return (options.max_workers, env if self.workers == "process" else ())
@@ -113,11 +120,11 @@ class LocalApparatus(Apparatus):
     def _open_carrier(self, options: Options) -> Carrier:
         width = options.max_workers or usable_cores()
         if self.workers == "process":
-            return ProcessPool(width, {**_thread_limits(width), **(options.env or {})})
+            return ProcessPool(width, {**thread_limits(width), **(options.env or {})})
         return InlineCarrier() if self.workers == "inline" else ThreadCarrier(width)
 
 
-def _thread_limits(width: int) -> dict[str, str]:
+def thread_limits(width: int) -> dict[str, str]:
     """Keep the thread pools of numeric libraries in `width` workers from fighting over the cores."""
     threads = str(max(1, usable_cores() // width))
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -49,7 +49,9 @@ _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 class ProcessWorker:
     """One worker process, as the pool sees it."""
 
-    def __init__(self, number: int, env: Mapping[str, str]) -> None:
+    def __init__(
+        self, number: int, env: Mapping[str, str], path: Sequence[str] | None = None, cwd: Path | None = None
+    ) -> None:
         self.label = f"worker {number}"
         self.groups: deque[Group] = deque()
         """In the order in which it runs them."""
@@ -79,7 +81,12 @@ class ProcessWorker:
             fds = (theirs.fileno(), their_control.fileno(), memory)
             try:
                 self.process = subprocess.Popen(
-                    _command(fds), stdin=subprocess.DEVNULL, pass_fds=fds, env=env, process_group=0
+                    _command(fds, path),
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=fds,
+                    env=env,
+                    cwd=cwd,
+                    process_group=0,
                 )
             except BaseException:
                 self.close()
@@ -134,9 +141,9 @@ class ProcessWorker:
         self.memory.close()
 
 
-def _command(fds: tuple[int, int, int]) -> list[str]:
+def _command(fds: tuple[int, int, int], given: Sequence[str] | None) -> list[str]:
     # Not `-m`: the import path must be the caller's before anything of mini is imported.
-    path = [entry or str(Path.cwd()) for entry in sys.path]
+    path = [entry or str(Path.cwd()) for entry in sys.path] if given is None else [*given]
     code = f"import sys; sys.path[:] = {path!r}; from mini.local.child import main; main{fds!r}"
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     return [sys.executable, *flags, "-c", code]
@@ -148,11 +155,22 @@ class ProcessPool(MessageCarrier):
     Args:
         width: the most workers at the same time.
         env: variables for the workers, on top of this process's environment.
+        path: their import path; by default this process's.
+        cwd: their working directory; by default this process's.
     """
 
-    def __init__(self, width: int, env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        width: int,
+        env: Mapping[str, str],
+        *,
+        path: Sequence[str] | None = None,
+        cwd: Path | None = None,
+    ) -> None:
         super().__init__(width)
         self._env = env
+        self._path = path
+        self._cwd = cwd
         self._workers: list[ProcessWorker] = []
         self._at: dict[int, ProcessWorker] = {}
         """Who has which group, by its id."""
@@ -239,7 +257,7 @@ class ProcessPool(MessageCarrier):
         self._started += 1
         taken = {w.label for w in self._workers}
         number = next(n for n in range(1, len(taken) + 2) if f"worker {n}" not in taken)
-        worker = ProcessWorker(number, {**os.environ, **self._env})
+        worker = ProcessWorker(number, {**os.environ, **self._env}, self._path, self._cwd)
         self._workers.append(worker)
         self._selector.register(worker.channel.sock, _READ, worker)
         return worker
