@@ -323,7 +323,37 @@ class JobBoard:
         assert ended is not None
         if ended.outcome is None:
             return _error(job, ended), None
-        return _unpack(job, ended, self.store.outcome(job.key))
+        return self.unpack(job, ended, self.store.outcome(job.key))
+
+    def unpack(self, job: JobRecord, ended: Ended, data: bytes) -> tuple[BaseException | None, Any]:
+        """What `data`, the outcome of a record's attempt, is: the exception to raise, or else the result."""
+        assert ended.outcome is not None
+        if hashlib.sha256(data).hexdigest() != ended.outcome.digest:
+            raise MiniError(
+                f"what is kept as the outcome of job {job.id} is not what its worker put there; run it anew"
+            )
+        # Only a result needs these.
+        from . import wire
+        from .failure import Failure
+        from .pickling import bringing
+
+        with bringing(lambda: self._sent(job)):
+            value = wire.unpack_part(wire.split_frames(data))[0][0]
+            if not isinstance(value, Failure):
+                return None, value
+            error = value.exception()
+        with suppress(Exception):
+            error.__mini_failure__ = ended.failure  # type: ignore[attr-defined]
+        return error, None
+
+    def _sent(self, job: JobRecord) -> object:
+        """What was sent to run a job, unpickled; the classes that it brings along are here as long as it is kept."""
+        from . import wire
+        from .joblaunch import JobProgram
+
+        frames = JobProgram.unpack(self.store.program(job.group)).frames
+        kind, rows = wire.unpack_rows(wire.split_frames(self.store.input(job.id)))
+        return wire.loads(frames[0], buffers=frames[1:]), [wire.arguments(kind, row) for row in rows]
 
     def _end_all(self, jobs: Sequence[JobStatus], state: JobState) -> list[JobStatus]:
         if not jobs:
@@ -565,7 +595,11 @@ class JobGroup:
         for record in records:
             ended = record.current.ended
             assert ended is not None
-            yield (_unpack(record, ended, next(outcomes)) if ended.outcome else (_error(record, ended), None))
+            yield (
+                self._board.unpack(record, ended, next(outcomes))
+                if ended.outcome
+                else (_error(record, ended), None)
+            )
 
     def retry(self, failed: bool = True) -> int:
         """Run those again that are FAILED or LOST, without `failed` also those CANCELLED; say how many."""
@@ -650,22 +684,3 @@ def _error(record: JobRecord, ended: Ended) -> MiniError:
         error = RemoteError("RuntimeError", f"{what} is {ended.state} without an outcome")
     error.__mini_failure__ = failure  # type: ignore[union-attr]
     return error
-
-
-def _unpack(job: JobRecord, ended: Ended, data: bytes) -> tuple[BaseException | None, Any]:
-    assert ended.outcome is not None
-    if hashlib.sha256(data).hexdigest() != ended.outcome.digest:
-        raise MiniError(
-            f"what is kept as the outcome of job {job.id} is not what its worker put there; run it anew"
-        )
-    # Only a result needs these.
-    from . import wire
-    from .failure import Failure
-
-    value = wire.unpack_part(wire.split_frames(data))[0][0]
-    if not isinstance(value, Failure):
-        return None, value
-    error = value.exception()
-    with suppress(Exception):
-        error.__mini_failure__ = ended.failure  # type: ignore[attr-defined]
-    return error, None

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import pickle
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import CodeType, FunctionType, MemberDescriptorType, SimpleNamespace, TracebackType
 from typing import Any, cast
 
 import cloudpickle
 from cloudpickle import cloudpickle as _cloudpickle
 
-__all__ = ["PROTOCOL", "Pickler", "summarise"]
+__all__ = ["PROTOCOL", "Pickler", "bringing", "summarise"]
 
 PROTOCOL = 5
 
@@ -67,12 +69,31 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
 
 def _own_class(tracker_id: str) -> type:
+    if (found := _by_id.get(tracker_id)) is not None:
+        return found
+    if (bring := _bring.get()) is not None:
+        kept = bring()
+        if (found := _by_id.get(tracker_id)) is not None:
+            del kept  # what has been found keeps itself from now on
+            return found
+    raise pickle.UnpicklingError("a class of the caller's is gone; keep a reference to it while calls run")
+
+
+_bring: ContextVar[Callable[[], object] | None] = ContextVar("mini_bring_classes", default=None)
+
+
+@contextmanager
+def bringing(classes: Callable[[], object]) -> Iterator[None]:
+    """Within it, a class of the caller's that is not here is looked for again after `classes` was called.
+
+    That is for results which are not read by the process that made the call: it unpickles what was sent, and returns
+    it.
+    """
+    token = _bring.set(classes)
     try:
-        return _by_id[tracker_id]
-    except KeyError:
-        raise pickle.UnpicklingError(
-            "a class of the caller's is gone; keep a reference to it while calls run"
-        ) from None
+        yield
+    finally:
+        _bring.reset(token)
 
 
 # --- exceptions ---

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import pickle
+import signal
 import sys
 import tempfile
 import uuid
@@ -16,9 +18,10 @@ import pytest
 
 # What mini imports only when it is needed is imported here, before there are threads: pytest rewrites the assertions
 # of every module of mini, and CPython 3.11 cannot parse in two threads at once (python/cpython#106905).
-from .. import diagnose, display, executor, requirements, staging  # noqa: F401
+from .. import diagnose, display, executor, joblaunch, requirements, staging  # noqa: F401
 from ..capability import Capability
 from ..display import lines  # noqa: F401
+from ..jobboard import Job
 from ..protocol import Apparatus
 from . import subjects
 from .plugin import recorder_of
@@ -139,7 +142,7 @@ class Suite:
     """Base of the suites. A subclass whose name begins with "Test" is run by pytest; it gives the fixtures below.
 
     Fixtures that a subclass must override: `make_apparatus`. Those that it may: `patience`, `shared_dir`,
-    `project_src`, `deadly`, `python`, `script_prelude`. The others belong to the kit.
+    `project_src`, `deadly`, `kill_worker_of`, `python`, `script_prelude`. The others belong to the kit.
 
     Attributes:
         variant: tells columns of the same backend in the report apart, such as "thread".
@@ -198,6 +201,20 @@ class Suite:
         Where calls run beside the backend's own process (`mini.adapter.Relay`) it is `subjects.note_and_end_host`.
         """
         return subjects.note_and_die
+
+    @pytest.fixture
+    def kill_worker_of(self) -> Callable[[Job], None]:
+        """Ends, with SIGKILL, the process that has claimed a job which is running, and nothing beside it.
+
+        Where that is a container or on another machine, a subclass has to say how.
+        """
+
+        def kill(job: Job) -> None:
+            claimed = job.record.current.claimed
+            assert claimed is not None
+            os.kill(claimed.worker.pid, signal.SIGKILL)
+
+        return kill
 
     @pytest.fixture
     def python(self) -> str:

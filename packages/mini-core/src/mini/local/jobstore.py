@@ -11,7 +11,7 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,8 @@ class SqliteStore(JobStore):
         self.sources = sources
         self._file = folder / "jobs.db"
         self._stay = stay
+        self._writing = threading.Lock()
+        """Held by the thread that writes: to wait for SQLite's own lock is to sleep and look again."""
         self._mine = threading.local()
         self._open: list[sqlite3.Connection] = []
 
@@ -102,6 +104,10 @@ class SqliteStore(JobStore):
     @contextmanager
     def db(self, *, write: bool = False) -> Iterator[sqlite3.Connection]:
         """A connection, within a transaction."""
+        with self._writing if write else nullcontext():
+            yield from self._transaction(write)
+
+    def _transaction(self, write: bool) -> Iterator[sqlite3.Connection]:
         try:
             connection = getattr(self._mine, "connection", None) or self._connect()
         except sqlite3.Error as exc:

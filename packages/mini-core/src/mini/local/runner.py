@@ -12,10 +12,9 @@ import secrets
 import threading
 import time
 import traceback
-from collections import Counter
+from collections import Counter, deque
 from contextlib import suppress
 from pathlib import Path
-from queue import SimpleQueue
 
 from ..jobboard import JobBoard
 from ..jobrecord import Ended, JobState, JobStatus, Key
@@ -32,6 +31,9 @@ LOOK_EVERY = 0.05
 LINGER = 2.0
 """Seconds for which a runner waits for more to do."""
 WATCH_EVERY = 0.5
+LOW, HIGH = 64, 256
+"""Pending jobs to have at hand: below the first number more are looked for, up to the second."""
+END_SECONDS = 5.0
 
 
 def main(root: str, name: str, runner_fd: int) -> None:
@@ -40,28 +42,6 @@ def main(root: str, name: str, runner_fd: int) -> None:
     Runner(Path(root), name, runner_fd).run()
     # Threads that wait for a call are of no use to anybody any more.
     os._exit(0)
-
-
-class _Slot:
-    """A thread that runs one attempt at a time."""
-
-    def __init__(self, runner: Runner, number: int) -> None:
-        self.orders: SimpleQueue[JobStatus | None] = SimpleQueue()
-        self.worker = runner.make_worker()
-        self._runner = runner
-        self.thread = threading.Thread(target=self._serve, name=f"mini-slot-{number}", daemon=True)
-        self.thread.start()
-
-    def _serve(self) -> None:
-        while (job := self.orders.get()) is not None:
-            try:
-                self.worker.run(job.key)
-            except BaseException:
-                traceback.print_exc()
-                self._runner.finished(self, job, broken=True)
-            else:
-                self._runner.finished(self, job)
-        self.worker.close()
 
 
 class Runner:
@@ -80,24 +60,21 @@ class Runner:
         self._store = SqliteStore(self._folder, root / SOURCES, stay=True)
         self._board = JobBoard(self._store, LocalHost(root, name))
         self.id = f"{os.getpid()}-{secrets.token_hex(4)}"
+        # What follows is guarded by the condition.
         self._changed = threading.Condition()
-        self._slots: list[_Slot] = []
-        self._free: list[_Slot] = []
-        self._at: dict[Key, _Slot] = {}
+        self._workers: list[JobWorker] = []
+        self._threads: list[threading.Thread] = []
+        self._ready: deque[JobStatus] = deque()
+        """Pending jobs, the oldest first; perhaps not all, and some may have been cancelled since."""
+        self._more = False
+        """There may be more than those in `_ready`."""
+        self._at: set[Key] = set()
+        """What is being run."""
         self._busy: Counter[str] = Counter()
         """How many jobs of each group are being run."""
         self._limits: dict[str, int] = {}
-        self._broken = False
-
-    def make_worker(self) -> JobWorker:
-        return JobWorker(
-            self._board,
-            this_worker(self.id),
-            scratch=self._root / SOURCES,
-            here=True,
-            env=thread_limits(usable_cores()),
-            watch_every=WATCH_EVERY,
-        )
+        """How many may be, at the same time."""
+        self._ending = False
 
     def run(self) -> None:
         """Run jobs until there are none left and none have come for a while."""
@@ -123,74 +100,101 @@ class Runner:
                 file.unlink(missing_ok=True)
 
     def _serve(self) -> None:
+        """Keep threads at work until there is nothing left to do."""
         version = -1
         idle_since = time.monotonic()
-        while True:
+        while not self._ending:
             now = self._store.version()
-            if now != version or self._free:
-                version = now
-                self._fill()
             with self._changed:
-                if self._at:
+                look = now != version or self._is_short()
+            if look:
+                version = now
+                self._look()
+            with self._changed:
+                if self._at or self._ready:
                     idle_since = time.monotonic()
-                elif self._broken:
-                    return
                 elif time.monotonic() - idle_since > LINGER:
                     if self._may_end():
                         return
                     version = -1
                     continue
-                self._changed.wait(LOOK_EVERY)
+                self._changed.wait_for(self._is_short, LOOK_EVERY)
 
-    def _fill(self) -> None:
-        """Start pending jobs while there is room."""
-        while not self._broken:
-            with self._changed:
-                busy = dict(self._busy)
-                running = len(self._at)
-            full = [group for group, count in busy.items() if count >= self._limit(group)]
-            pending = self._store.unfinished(claimed=False, most=running + 16, busy=full)
-            started = False
-            for job in pending:
-                started = self._start(job) or started
-            if not started:
-                return
+    def _is_short(self) -> bool:
+        return self._ending or (self._more and len(self._ready) < LOW)
 
-    def _start(self, job: JobStatus) -> bool:
-        """Start a job if there is room for one of its group."""
-        limit = self._limit(job.group)
+    def _look(self) -> None:
+        """Find out what is pending, and have enough threads for it."""
         with self._changed:
-            if job.key in self._at or self._busy[job.group] >= limit or len(self._at) >= self._width():
-                return False
-            if not self._free:
-                self._free.append(_Slot(self, len(self._slots) + 1))
-                self._slots.append(self._free[-1])
-            slot = self._at[job.key] = self._free.pop()
-            self._busy[job.group] += 1
-        slot.orders.put(job)
-        return True
-
-    def _limit(self, group: str) -> int:
-        """How many jobs of a group may run at the same time."""
-        if group not in self._limits:
-            for record in self._store.groups():
-                self._limits[record.id] = record.origin.options.get("max_workers") or usable_cores()
-        return self._limits.get(group, 1)
+            full = [group for group, count in self._busy.items() if count >= self._limits[group]]
+        pending = self._store.unfinished(claimed=False, most=HIGH)
+        if len(pending) == HIGH and all(job.group in full for job in pending):
+            # Younger groups need not wait for what these have queued.
+            pending += self._store.unfinished(claimed=False, most=HIGH, busy=full)
+        if any(job.group not in self._limits for job in pending):
+            for group in self._store.groups():
+                self._limits[group.id] = group.origin.options.get("max_workers") or usable_cores()
+        with self._changed:
+            self._ready = deque(job for job in pending if job.key not in self._at)
+            self._more = len(pending) >= HIGH
+            for _ in range(min(self._width(), len(self._at) + len(self._ready)) - len(self._threads)):
+                self._hire()
+            self._changed.notify_all()
 
     def _width(self) -> int:
-        """How many jobs may run at the same time: as many as the most generous of the groups that run allows."""
-        return max((self._limits.get(group, 1) for group in self._busy), default=1)
+        """How many jobs may run at the same time: as many as the most generous of their groups allows."""
+        groups = {*self._busy, *(job.group for job in self._ready)}
+        return max((self._limits.get(group, 1) for group in groups), default=0)
 
-    def finished(self, slot: _Slot, job: JobStatus, *, broken: bool = False) -> None:
-        """A slot is done with a job."""
+    def _hire(self) -> None:
+        worker = JobWorker(
+            self._board,
+            this_worker(self.id),
+            scratch=self._root / SOURCES,
+            here=True,
+            env=thread_limits(usable_cores()),
+            watch_every=WATCH_EVERY,
+        )
+        name = f"mini-slot-{len(self._threads) + 1}"
+        thread = threading.Thread(target=self._work, args=(worker,), name=name, daemon=True)
+        self._workers.append(worker)
+        self._threads.append(thread)
+        thread.start()
+
+    def _work(self, worker: JobWorker) -> None:
+        """Run one job after the other."""
+        while (job := self._take()) is not None:
+            try:
+                worker.run(job.key)
+            except BaseException:
+                # The store cannot be written, for instance. When this process ends, readers see what is lost.
+                traceback.print_exc()
+                with self._changed:
+                    self._ending = True
+            with self._changed:
+                self._at.remove(job.key)
+                self._busy[job.group] -= 1
+                if not self._busy[job.group]:
+                    del self._busy[job.group]
+                self._changed.notify_all()
+        worker.close()
+
+    def _take(self) -> JobStatus | None:
+        """The next job to run, as soon as there is one; None: no more."""
         with self._changed:
-            self._broken = self._broken or broken
-            del self._at[job.key]
-            self._busy[job.group] -= 1
-            if not self._busy[job.group]:
-                del self._busy[job.group]
-            self._free.append(slot)
-            self._changed.notify_all()
+            while not self._ending:
+                if len(self._at) < self._width():
+                    for job in self._ready:
+                        if self._busy[job.group] < self._limits.get(job.group, 1):
+                            self._ready.remove(job)
+                            self._at.add(job.key)
+                            self._busy[job.group] += 1
+                            if self._is_short():
+                                self._changed.notify_all()
+                            return job
+                self._busy += Counter()  # looking has left zeros
+                self._changed.wait()
+            return None
 
     def _may_end(self) -> bool:
         """Let go of the runner's lock unless there is something to do after all."""
@@ -204,10 +208,12 @@ class Runner:
         return False
 
     def _end(self) -> None:
-        for slot in self._slots:
-            slot.worker.stop()
-            slot.orders.put(None)
-        for slot in self._slots:
-            slot.thread.join(5)
+        with self._changed:
+            self._ending = True
+            self._changed.notify_all()
+        for worker in self._workers:
+            worker.stop()
+        for thread in self._threads:
+            thread.join(END_SECONDS)
         with suppress(Exception):
             self._store.close()
