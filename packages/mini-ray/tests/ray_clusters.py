@@ -140,14 +140,21 @@ class RayCluster:
         ]
         return self._start(arguments)
 
-    def add_node(self, env: Mapping[str, str] | None = None, hidden: Path | None = None) -> RayNode:
+    def add_node(
+        self,
+        env: Mapping[str, str] | None = None,
+        hidden: Path | None = None,
+        options: Sequence[str] = (),
+    ) -> RayNode:
         """Start a node more.
 
         Args:
             env: further variables of its own.
             hidden: a directory for which it has an empty one; see `can_hide`.
+            options: further arguments of its `ray start`.
         """
-        return self._start([f"--address={self.address}"], env, hiding(hidden) if hidden else ())
+        arguments = [f"--address={self.address}", *options]
+        return self._start(arguments, env, hiding(hidden) if hidden else ())
 
     def _start(
         self, arguments: Sequence[str], env: Mapping[str, str] | None = None, prefix: Sequence[str] = ()

@@ -99,13 +99,15 @@ class Notes:
         self._clusters = folder / "clusters"
         self._launching = folder / "launching"
 
-    def add_cluster(self, id: str, gcs: str) -> None:
+    def add_cluster(self, id: str, gcs: str) -> Path:
+        """Note a cluster, unless it is noted already; the file."""
         self._clusters.mkdir(parents=True, exist_ok=True)
         file = self._clusters / id
         if not file.is_file():
             made = self._clusters / f".new-{id}-{os.urandom(8).hex()}"
             made.write_text(gcs)
             made.rename(file)
+        return file
 
     def clusters(self) -> dict[str, str]:
         """Their addresses, by id."""

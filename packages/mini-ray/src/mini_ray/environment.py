@@ -136,14 +136,14 @@ class Environments:
         _looks.update(self._on_each(unknown, node.look, (), LOOK_SECONDS))
         return {name: _looks[name] for name in ids if name in _looks}
 
-    def check_directory(self, nodes: list[dict[str, Any]], directory: str) -> None:
-        """Have each node look for a directory, once.
+    def check_directory(self, nodes: list[dict[str, Any]], directory: str, file: str) -> None:
+        """Have each node look for a file in a directory, once.
 
         Raises:
             BackendUnavailable: one does not have it.
         """
         new = [each for each in nodes if (each["NodeID"], directory) not in self._seen]
-        answers = self._on_each(new, node.sees, (directory,), LOOK_SECONDS)
+        answers = self._on_each(new, node.sees, (file,), LOOK_SECONDS)
         blind = [_named(each) for each in new if answers.get(each["NodeID"]) is False]
         if blind:
             raise BackendUnavailable(

@@ -99,9 +99,7 @@ class RayHost(JobHost):
         import ray
 
         try:
-            self._storage.mkdir(parents=True, exist_ok=True)
             self._prepared(cluster, environments, ray_options(self._options))
-            self._notes.add_cluster(cluster.id, cluster.gcs)
             census = take_census(cluster.gcs)
             for file, id, driver in self._notes.launches():
                 if id == census.id and driver not in census.drivers:
@@ -122,7 +120,8 @@ class RayHost(JobHost):
         nodes = feasible(options, ray.nodes())
         places = environments.places(options, nodes, ours=cluster.ours)
         nodes = [each for each in nodes if each["NodeID"] in places]
-        environments.check_directory(nodes, str(self._storage))
+        note = self._notes.add_cluster(cluster.id, cluster.gcs)
+        environments.check_directory(nodes, str(self._storage), str(note))
         return nodes, places
 
     def start(self, jobs: Sequence[JobStatus]) -> None:
