@@ -108,8 +108,7 @@ class RayCluster:
         self._env = {**os.environ, **self.variables, **(env or {})}
         self._env.pop("RAY_ADDRESS", None)
         self.nodes: list[RayNode] = []
-        self.port = _free_port()
-        self.address = f"{_own_address()}:{self.port}"
+        self.move()
         # Ray wants the option left out where it cannot serve its client.
         self._client_port = _free_port() if find_spec("grpc") and python is None else None
         self.client_address = f"ray://{_own_address()}:{self._client_port}" if self._client_port else ""
@@ -139,6 +138,11 @@ class RayCluster:
             *([f"--ray-client-server-port={self._client_port}"] if self._client_port else []),
         ]
         return self._start(arguments)
+
+    def move(self) -> None:
+        """Have the next head, and those who look for it, at another address."""
+        self.port = _free_port()
+        self.address = f"{_own_address()}:{self.port}"
 
     def add_node(
         self,
