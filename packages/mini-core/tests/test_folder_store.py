@@ -17,7 +17,7 @@ import pytest
 from mini import folderstore
 from mini.errors import BackendUnavailable, MiniError
 from mini.folderstore import FolderStore
-from mini.jobboard import GroupRecord, JobBoard, JobGroup, JobHost, JobStatus, Select
+from mini.jobboard import GroupRecord, JobBoard, JobGroup, JobHost, JobStatus, JobStore, Select
 from mini.jobrecord import (
     Attempt,
     Claimed,
@@ -117,6 +117,20 @@ def test_a_writer_is_told_what_others_have_written_before(store: FolderStore, tm
     assert other.pending("g") == []
     store.put_once([(("g-2", 1), Ended(3.0, JobState.LOST)), (("g-2", 2), Created(4.0))])
     assert other.pending("g") == [("g-2", 2)]
+
+
+def test_what_was_spent_is_added_up(store: FolderStore) -> None:
+    create(store, "g", 4)
+    now = time.time()
+    store.put_once([(("g-0", 1), Claimed(10.0, ME)), (("g-1", 1), Claimed(20.0, ME))])
+    store.put_once([(("g-2", 1), Claimed(now - 5, ME)), (("g-0", 1), Ended(13.0, JobState.LOST))])
+    store.put_once(
+        [(("g-1", 1), Ended(19.0, JobState.LOST)), (("g-1", 2), Created(30.0))]
+    )  # by another clock
+    store.put_once([(("g-1", 2), Claimed(31.0, ME)), (("g-1", 2), Ended(33.0, JobState.DONE))])
+    assert store.spent("g") == pytest.approx(3 + 2 + 5, abs=1)
+    assert store.spent("g") == pytest.approx(JobStore.spent(store, "g"), abs=1)
+    assert store.spent("h") == 0
 
 
 def test_many_that_have_ended_are_counted_quickly(store: FolderStore, tmp_path: Path) -> None:

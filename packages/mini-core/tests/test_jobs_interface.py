@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 from mini import wire
 from mini.errors import (
     JobCancelled,
@@ -86,14 +92,16 @@ class Nobody(JobHost):
         return self.gone & {job.id for job in jobs}
 
 
-def new_records(group: str, count: int) -> list[JobRecord]:
-    attempts = (Attempt(1, Created(1.0)),)
+def new_records(group: str, count: int, retries: int = 0) -> list[JobRecord]:
+    attempts = (Attempt(1, Created(1.0, retries)),)
     return [JobRecord(f"{group}-{i}", group, i, repr(i), "f", ORIGIN, attempts) for i in range(count)]
 
 
-def create(store: JobStore, group: str, count: int) -> None:
+def create(store: JobStore, group: str, count: int, retries: int = 0) -> None:
     inputs = [b"%d" % i for i in range(count)]
-    store.create(GroupRecord(group, "f", count, ORIGIN), new_records(group, count), b"program", inputs)
+    origin = replace(ORIGIN, options={"retries": retries})
+    records = new_records(group, count, retries)
+    store.create(GroupRecord(group, "f", count, origin), records, b"program", inputs)
 
 
 def part(value: object) -> wire.Frames:
@@ -543,7 +551,10 @@ def test_processes_that_race_agree(kind: str, tmp_path: Path) -> None:
 
 
 class JobMachine(RuleBasedStateMachine):
-    """Two workers that also act on attempts long given up, a reader, cancels, losses and retries."""
+    """Two workers that also act on attempts long given up, and die; a reader, cancels, losses and retries.
+
+    Each has a store of its own, as if it were a process of its own.
+    """
 
     kind = "sqlite"
 
@@ -551,70 +562,122 @@ class JobMachine(RuleBasedStateMachine):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory(prefix="mini-jobs-")
         self.host = Nobody()
-        self.board = JobBoard(open_store(self.kind, Path(self.folder.name)), self.host)
-        create(self.board.store, "g", 2)
+        self.board, *self.workers = (
+            JobBoard(open_store(self.kind, Path(self.folder.name)), self.host) for _ in range(3)
+        )
+        create(self.board.store, "g", 2, retries=1)
         self.holders: dict[Key, int] = {}
         self.truth: dict[Key, int] = {}
+        self.reports: dict[Key, int] = {}
+        self.ours: dict[Key, JobState] = {}
+        """How whoever was first has ended an attempt."""
+        self.made: set[Key] = {("g-0", 1), ("g-1", 1)}
         self.seen: dict[Key, list[JobState]] = {}
         self.count = 0
 
     def teardown(self) -> None:
         self.folder.cleanup()
 
-    keys = st.tuples(st.sampled_from(["g-0", "g-1"]), st.integers(1, 4))
+    keys = st.tuples(st.sampled_from(["g-0", "g-1"]), st.integers(1, 6))
+    jobs = st.integers(0, 1)
 
-    def exists(self, key: Key) -> bool:
-        return key[1] <= self.board.job(key[0]).attempt
+    def holder(self, key: Key) -> JobBoard | None:
+        """As whom the worker that holds an attempt acts, whether it is still its own or not: it does not know."""
+        return self.workers[self.holders[key]] if key in self.holders else None
 
-    @rule(key=keys, worker=st.integers(1, 2))
+    @rule(key=keys, worker=st.integers(0, 1))
     def claim(self, key: Key, worker: int) -> None:
-        if self.exists(key) and self.board.claim(key, Worker("here", worker)):
+        status = self.workers[worker].claim(key, Worker("here", worker))
+        if status is not None:
+            assert key in self.made
             assert key not in self.holders, "two workers hold one attempt"
+            assert key not in self.ours, "a worker holds an attempt that has ended"
+            assert (status.key, status.state) == (key, JobState.RUNNING)
             self.holders[key] = worker
 
-    @rule(key=keys, state=st.sampled_from([JobState.DONE, JobState.FAILED]))
-    def end(self, key: Key, state: JobState) -> None:
-        if key in self.holders:  # whether it is still theirs or not: they do not know
+    @rule(key=keys)
+    def report(self, key: Key) -> None:
+        if (board := self.holder(key)) is not None:
             self.count += 1
-            value = self.count if state is JobState.DONE else Failure.of(ValueError(self.count))
-            if self.board.end(key, state, part(value)):
-                assert key not in self.truth, "an attempt ended twice"
-                self.truth[key] = self.count
+            board.store.put_report(key, Report(metrics={"n": self.count}))
+            self.reports[key] = self.count
 
-    @rule(index=st.integers(0, 1))
+    @rule(key=keys, state=st.sampled_from([JobState.DONE, JobState.FAILED]), again=st.booleans())
+    def end(self, key: Key, state: JobState, again: bool) -> None:
+        if (board := self.holder(key)) is None:
+            return
+        before = board.status(key[0])
+        self.count += 1
+        value = self.count if state is JobState.DONE else Failure.of(ValueError(self.count))
+        if not board.end(key, state, part(value)):
+            assert key in self.ours
+            return
+        assert key not in self.ours, "an attempt ended twice"
+        self.truth[key], self.ours[key] = self.count, state
+        assert before is not None
+        if state is JobState.FAILED and again and before.left:
+            following = board.again(before)
+            assert following == (key[0], key[1] + 1)
+            self.made.add(following)
+            assert board.again(before) is None, "another attempt was made twice"
+
+    @rule(key=keys)
+    def die_before_the_end(self, key: Key) -> None:
+        """Its outcome is there, and nobody has said so."""
+        if (board := self.holder(key)) is not None and key not in self.ours:
+            board.store.put_outcome(key, b"half a truth")
+            del self.holders[key]
+            self.lose(int(key[0][-1]))
+
+    @rule(index=jobs)
     def cancel(self, index: int) -> None:
-        self.board.job(f"g-{index}").cancel()
+        job = self.board.job(f"g-{index}")
+        self.ours.setdefault(job.status.key, JobState.CANCELLED)
+        job.cancel()
 
-    @rule(index=st.integers(0, 1))
+    @rule(index=jobs)
     def lose(self, index: int) -> None:
         self.host.gone = {f"g-{index}"}
-        assert self.board.job(f"g-{index}").state.is_final
+        job = self.board.job(f"g-{index}")
+        self.ours.setdefault((job.id, job.attempt), JobState.LOST)
+        assert job.state.is_final
         self.host.gone = set()
 
-    @rule(index=st.integers(0, 1))
-    def retry(self, index: int) -> None:
+    @rule(index=jobs, twice=st.booleans())
+    def retry(self, index: int, twice: bool) -> None:
         job = self.board.job(f"g-{index}")
-        if job.state.can_retry and job.attempt < 4:
-            before = job.attempt
+        status = job.status
+        if status.state.can_retry and status.attempt < 6:
             job.retry()
-            assert (job.attempt, job.state) == (before + 1, JobState.PENDING)
+            if twice:  # by another who has read the same
+                self.workers[0].retry([status])
+            assert (job.attempt, job.state) == (status.attempt + 1, JobState.PENDING)
+            self.made.add(job.status.key)
 
     @invariant()
     def states_go_forward(self) -> None:
         for record in self.board.store.read(Select()):
+            assert {(record.id, attempt.number) for attempt in record.attempts} == {
+                key for key in self.made if key[0] == record.id
+            }
             for attempt in record.attempts:
-                seen = self.seen.setdefault((record.id, attempt.number), [JobState.PENDING])
+                key = (record.id, attempt.number)
+                seen = self.seen.setdefault(key, [JobState.PENDING])
                 if attempt.state is not seen[-1]:
                     assert attempt.state in seen[-1].allowed
                     seen.append(attempt.state)
+                assert attempt.state is self.ours.get(key, attempt.state)
+                assert attempt.state.is_final == (key in self.ours)
+                assert attempt.report.metrics.get("n") == self.reports.get(key)
+                ended = attempt.ended
+                assert (ended is not None and ended.outcome is not None) == (key in self.truth)
             assert all(attempt.state.can_retry for attempt in record.attempts[:-1])
-            ended = record.current.ended
             if record.state is JobState.DONE:
                 assert self.board.job(record.id).result() == self.truth[record.key]
             elif record.state is JobState.FAILED:
-                assert self.board.job(record.id).exception().args == (self.truth[record.key],)  # type: ignore[union-attr]
-            else:
-                assert ended is None or ended.outcome is None
+                error = self.board.job(record.id).exception()
+                assert error is not None
+                assert error.args == (self.truth[record.key],)
 
 
 class FolderMachine(JobMachine):
@@ -624,5 +687,14 @@ class FolderMachine(JobMachine):
 TestJobMachine = JobMachine.TestCase
 TestFolderMachine = FolderMachine.TestCase
 TestJobMachine.settings = TestFolderMachine.settings = settings(
-    max_examples=40, stateful_step_count=25, deadline=None
+    max_examples=30, stateful_step_count=30, deadline=None
 )
+
+
+@pytest.mark.soak
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("machine", [JobMachine, FolderMachine])
+def test_the_same_at_length(machine: type[JobMachine]) -> None:
+    at_length = settings(max_examples=1000, stateful_step_count=60, deadline=None)
+    run_state_machine_as_test(machine, settings=at_length)

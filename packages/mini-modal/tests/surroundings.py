@@ -28,6 +28,10 @@ _CLEARED = {
 }
 _CLEARED |= {f"{scheme}_proxy" for scheme in ("http", "https", "all", "no")}
 
+if OUTSIDE.get("CI"):
+    # The other sign by which pytest knows that nobody watches, and cuts no message short.
+    os.environ["BUILD_NUMBER"] = "0"
+
 if not LIVE:
     for _name in OUTSIDE:
         if _name.startswith("MODAL_") or _name.lower() in _CLEARED:

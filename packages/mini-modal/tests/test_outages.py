@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -269,3 +270,40 @@ def test_ctrl_c_leaves_nothing_running(place: Place, tmp_path: Path) -> None:
     assert {row["state"] for row in mine} == {"stopped"}
     ids = {row["app_id"] for row in mine}
     wait_until(lambda: not [row for row in modal(place, "container", "list") if row["app_id"] in ids])
+
+
+BUILDING = """
+    import modal
+    from mini_modal import ModalApparatus
+
+    image = modal.Image.debian_slim(python_version="VERSION").run_commands("sleep SECONDS")
+    with ModalApparatus("building").w(progress=False, image=image) as app:
+        print("begin")
+        app.run(abs, -1)
+    print("end")
+"""
+
+
+def test_ctrl_c_while_the_image_is_built(builder: Emulator, tmp_path: Path) -> None:
+    """The builder's `sleep` is known by its seconds; what becomes of the build is up to Modal."""
+    seconds = f"{600 + os.getpid()}.25"
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    text = BUILDING.replace("VERSION", version).replace("SECONDS", seconds)
+    with Script(tmp_path, text, Place.of(builder).environ) as script:
+        assert script.line() == "begin"
+        wait_until(lambda: ["sleep", seconds] in command_lines())
+        script.interrupt()
+        assert script.finish(20) != 0
+    assert "KeyboardInterrupt" in "".join(script.err)
+    assert "end" not in script.out
+    mine = [row for row in modal(Place.of(builder), "app", "list") if row["description"] == "mini-building"]
+    assert {row["state"] for row in mine} <= {"stopped"}
+
+
+def command_lines() -> list[list[str]]:
+    """Those of all processes here."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            lines.append(path.read_text(errors="replace").split("\0")[:-1])
+    return lines

@@ -65,6 +65,14 @@ def test_what_was_joined_goes_on(cluster: RayCluster, storage: Path) -> None:
     assert cluster.nodes[0].process.poll() is None
 
 
+def test_closing_in_the_midst_lets_go_of_the_cluster(cluster: RayCluster, storage: Path) -> None:
+    for number in range(6):
+        address = cluster.address if number % 2 else cluster.client_address
+        with RayApparatus("closing", address, storage).w(progress=False, chunk=1) as app:
+            results = app.map(abs, range(-10_000, 0))
+            assert next(results) == 10_000
+
+
 def test_a_connection_of_the_programs_own_is_used_and_left(use_ray: Any, storage: Path) -> None:
     check(RayApparatus("beside", storage=storage))
     assert use_ray.get(use_ray.put(1)) == 1

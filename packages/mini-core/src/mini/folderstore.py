@@ -283,6 +283,15 @@ class FolderStore(JobStore):
                 found += self._records(view, indexes)
         return found
 
+    def spent(self, group: str) -> float:
+        with self._lock, self._reached():
+            view = self._refreshed(group)
+            attempts = () if view is None else view.attempts.values()
+            now = time.time()
+            runs = ((a.claimed[0], a.ended[0] if a.ended else now) for a in attempts if a.claimed)
+            seconds: float = sum(max(0.0, end - start) for start, end in runs)
+            return seconds
+
     def pending(self, group: str) -> list[Key]:
         """The pending attempts of a group, the one that has been for longest first."""
         with self._lock, self._reached():

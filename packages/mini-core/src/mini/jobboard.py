@@ -14,7 +14,7 @@ import hashlib
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -111,6 +111,12 @@ class JobStore(ABC):
     def states(self, select: Select) -> list[JobStatus]:
         """As `read`, but only the little that waiting and counting need; a store that has it at hand is faster."""
         return [record.status for record in self.read(select)]
+
+    def spent(self, group: str) -> float:
+        """Seconds that all attempts of a group have run until now; a store that can add them up is faster."""
+        now = time.time()
+        records = self.read(Select(group=group))
+        return sum(attempt.seconds(now) for record in records for attempt in record.attempts)
 
     @abstractmethod
     def program(self, group: str) -> bytes:
@@ -230,6 +236,21 @@ class JobBoard:
             return None
         key = (job.id, job.attempt + 1)
         return key if self.store.put_once([(key, Created(time.time(), job.left - 1))])[0] else None
+
+    def stop_spending(self, group: str, budget: float) -> bool:
+        """Cancel all of a group that has not ended if its attempts have run for `budget` seconds; whether they have."""
+        if self.store.spent(group) < budget:
+            return False
+        message = f"the budget of {budget:g} s is used up"
+        jobs = self.store.states(Select(group=group, states=UNFINISHED))
+        self._end_all(
+            jobs,
+            JobState.CANCELLED,
+            lambda job: FailureRecord(
+                job.index, job.attempt, "cancelled", "mini.errors.JobCancelled", message, ""
+            ),
+        )
+        return True
 
     # for callers
 
@@ -355,10 +376,17 @@ class JobBoard:
         kind, rows = wire.unpack_rows(wire.split_frames(self.store.input(job.id)))
         return wire.loads(frames[0], buffers=frames[1:]), [wire.arguments(kind, row) for row in rows]
 
-    def _end_all(self, jobs: Sequence[JobStatus], state: JobState) -> list[JobStatus]:
+    def _end_all(
+        self,
+        jobs: Sequence[JobStatus],
+        state: JobState,
+        why: Callable[[JobStatus], FailureRecord | None] = lambda job: None,
+    ) -> list[JobStatus]:
         if not jobs:
             return []
-        facts: list[tuple[Key, Fact]] = [(job.key, Ended(time.time(), state)) for job in jobs]
+        facts: list[tuple[Key, Fact]] = [
+            (job.key, Ended(time.time(), state, failure=why(job))) for job in jobs
+        ]
         added = self.store.put_once(facts)
         return [job for job, first in zip(jobs, added, strict=True) if first]
 
@@ -667,13 +695,15 @@ def _error(record: JobRecord, ended: Ended) -> MiniError:
     failure = ended.failure
     error: MiniError
     if ended.state is JobState.CANCELLED:
-        error = JobCancelled(f"{what} was cancelled")
+        why = f": {failure.message}" if failure is not None else ""
+        error = JobCancelled(f"{what} was cancelled{why}")
     elif ended.state is JobState.LOST and failure is not None:
         error = WorkerLost(failure.message)
-    elif ended.state is JobState.LOST:
-        claimed = record.current.claimed
-        where = f" on {claimed.worker.host}, process {claimed.worker.pid}," if claimed else ""
-        error = WorkerLost(f"the worker{where} of {what} vanished; job.retry() runs it again")
+    elif ended.state is JobState.LOST and (claimed := record.current.claimed) is None:
+        error = WorkerLost(f"nobody was left to start {what}; job.retry() runs it")
+    elif ended.state is JobState.LOST and claimed is not None:
+        where = f"on {claimed.worker.host}, process {claimed.worker.pid},"
+        error = WorkerLost(f"the worker {where} of {what} vanished; job.retry() runs it again")
     elif failure is not None and failure.kind == "timeout":
         error = JobTimeout(failure.message)
     elif failure is not None and failure.kind in ("lost", "out-of-memory"):

@@ -42,6 +42,7 @@ class JobProgram:
         data_dir: the volume's directory as a worker sees it.
         timeout: seconds that one attempt may run.
         max_workers: jobs of the group that may run at the same time; None: as many as there is room for.
+        budget: seconds that its attempts may run, all together.
         env: variables for the worker's process.
         source: digest of the snapshot; empty if there is none.
         path, cwd: import path (see `snapshot.import_path`) and working directory of the launching process.
@@ -53,6 +54,7 @@ class JobProgram:
     data_dir: str | None = None
     timeout: float | None = None
     max_workers: int | None = None
+    budget: float | None = None
     env: dict[str, str] = field(default_factory=dict)
     source: str = ""
     path: tuple[str, ...] = ()
@@ -68,7 +70,8 @@ class JobProgram:
         """The inverse of `pack`."""
         first, *frames = wire.split_frames(data)
         head = json.loads(bytes(first))
-        return cls(**{**head, "path": tuple(head["path"])}, frames=frames)
+        known = {each.name: head[each.name] for each in fields(cls) if each.name in head}
+        return cls(**{**known, "path": tuple(head["path"])}, frames=frames)
 
 
 class Launcher:
@@ -97,6 +100,7 @@ class Launcher:
         hooks: Sequence[Callable[[], object]],
         *,
         single: bool = False,
+        budget: float | None = None,
     ) -> JobGroup:
         """Create a group with a job for each of `rows`, its positional arguments, and start it.
 
@@ -119,15 +123,15 @@ class Launcher:
             data_dir=self._data_dir,
             timeout=options.timeout,
             max_workers=options.max_workers,
+            budget=budget,
             env=dict(options.env or {}),
             source=code.digest if code.archive else "",
             path=code.path,
             cwd=str(Path.cwd()),
             frames=program.frames,
         )
-        group = GroupRecord(
-            new_group_id(), program.name, len(inputs), self._origin(code.digest if code.archive else None)
-        )
+        origin = self._origin(code.digest if code.archive else None, budget)
+        group = GroupRecord(new_group_id(), program.name, len(inputs), origin)
         created = (Attempt(1, Created(time.time(), options.retries or 0)),)
         records = [
             JobRecord(f"{group.id}-{index}", group.id, index, text, group.function, group.origin, created)
@@ -141,7 +145,7 @@ class Launcher:
                 self._board.host.start([record.status for record in records])
         return JobGroup(self._board, group.id, group.size)
 
-    def _origin(self, source: str | None) -> Origin:
+    def _origin(self, source: str | None, budget: float | None) -> Origin:
         root = find_project_root()
         lock = None if root is None else find_workspace_root(root) / "uv.lock"
         commit, dirty = _git(str(Path.cwd()), int(time.monotonic() / GIT_SECONDS))
@@ -156,7 +160,7 @@ class Launcher:
             packages=_packages(tuple(sys.path)),
             backend=self._backend,
             apparatus=self._name,
-            options=_plain_options(self._options),
+            options=_plain_options(self._options) | ({} if budget is None else {"budget": budget}),
         )
 
 

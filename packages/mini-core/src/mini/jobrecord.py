@@ -152,6 +152,12 @@ class Attempt:
             return self.ended.state
         return JobState.PENDING if self.claimed is None else JobState.RUNNING
 
+    def seconds(self, now: float) -> float:
+        """How long it has run, until its end or `now`; 0 if nobody has claimed it."""
+        if self.claimed is None:
+            return 0.0
+        return max(0.0, (now if self.ended is None else self.ended.time) - self.claimed.time)
+
 
 def fold(number: int, facts: Iterable[Fact], report: Report | None = None) -> Attempt:
     """The attempt that facts, in any order, amount to: for stores that keep them as they come."""
@@ -180,7 +186,7 @@ class Origin:
     apparatus: str = ""
     """The apparatus's name."""
     options: dict[str, Any] = field(default_factory=dict)
-    """The options that were set, as plain data; of `env` only the names, because values may be secret."""
+    """The options that were set, as plain data; of `env` only the names, because values may be secret. And `budget`."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", _plain(self.options))

@@ -103,6 +103,7 @@ class JobWorker:
         """What the carrier's process was made for."""
         self._group: tuple[str, JobProgram, Task] | None = None
         """The group whose program is at hand."""
+        self._look_at_budget = 0.0
         self._stopping = False
 
     def run(self, key: Key) -> bool:
@@ -126,9 +127,9 @@ class JobWorker:
             carrier.wake()
 
     def close(self) -> None:
-        """End the process for calls. Jobs may still be run afterwards."""
+        """End the process for calls, and remove what was unpacked for it. No more jobs may be run."""
         self._drop_carrier()
-        if self._own_scratch is not None and self._stopping:
+        if self._own_scratch is not None:
             self._own_scratch.cleanup()
 
     # --- one attempt ---
@@ -143,9 +144,11 @@ class JobWorker:
             return False  # the job was removed
         except Exception as exc:
             return self._fail(attempt, "lost", f"it could not be prepared: {type(exc).__name__}: {exc}")
+        if self._is_spent(job, program):
+            return False
         for _ in range(MOST_STARTS):
             try:
-                known = self._call(attempt, task, payload)
+                known = self._call(attempt, program, task, payload)
             except Exception as exc:
                 self._drop_carrier()
                 return self._fail(attempt, "lost", f"it could not be run: {exc}")
@@ -155,7 +158,15 @@ class JobWorker:
                 return self._end(attempt, program)
         return self._fail(attempt, "lost", f"its process died {MOST_STARTS} times before the call began")
 
-    def _call(self, attempt: _Attempt, task: Task, payload: Frames) -> bool:
+    def _is_spent(self, job: JobStatus, program: JobProgram) -> bool:
+        """Whether the budget of a job's group is used up; all of it is cancelled then. Not looked at too often."""
+        now = time.monotonic()
+        if program.budget is None or now < self._look_at_budget:
+            return False
+        self._look_at_budget = now + self._watch_every
+        return self.board.stop_spending(job.group, program.budget)
+
+    def _call(self, attempt: _Attempt, program: JobProgram, task: Task, payload: Frames) -> bool:
         """Have the call run once. False: somebody else has ended the attempt meanwhile."""
         job = attempt.job
         carrier = self._carrier
@@ -178,6 +189,7 @@ class JobWorker:
                 self._tell(attempt)
                 report = now + self._report_every
             if not ended and now >= watch:
+                self._is_spent(job, program)
                 status = self.board.status(job.id)
                 if status is None or status.key != job.key or status.state.is_final:
                     self._drop_carrier()

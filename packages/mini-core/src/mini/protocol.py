@@ -460,11 +460,20 @@ class Apparatus(ABC):
         return self._launcher(board).launch(fn, [args], kwargs, self._hooks, single=True)[0]
 
     def spawn_map(
-        self, fn: Callable[..., Any], /, *iterables: Iterable[Any], kwargs: Mapping[str, Any] | None = None
+        self,
+        fn: Callable[..., Any],
+        /,
+        *iterables: Iterable[Any],
+        kwargs: Mapping[str, Any] | None = None,
+        budget: float | None = None,
     ) -> JobGroup:
         """Start a group of jobs, one for each tuple of inputs, as `spawn` starts one.
 
         All inputs are pulled and kept before the first job starts, so they must come to an end.
+
+        Args:
+            budget: seconds that attempts at these jobs may run, all together; then what has not ended is cancelled by
+                the workers themselves, within about a second.
 
         Raises:
             what `spawn` raises, and what an input iterator raises; no job was created then.
@@ -479,7 +488,9 @@ class Apparatus(ABC):
             rows = zip(*iterables, strict=False)
         except TypeError as exc:
             raise OptionError(f"spawn_map takes iterables of inputs: {exc}") from exc
-        return self._launcher(board).launch(fn, rows, kwargs or {}, self._hooks)
+        if budget is not None and not budget > 0:
+            raise OptionError(f"budget takes a number above 0 (seconds), not {budget!r}")
+        return self._launcher(board).launch(fn, rows, kwargs or {}, self._hooks, budget=budget)
 
     def jobs(self) -> list[Job]:
         """All jobs of this name, in the order in which they were launched. Starts nothing.
@@ -520,10 +531,15 @@ class Apparatus(ABC):
         return await in_thread(partial(self.spawn, fn, *args, **kwargs))
 
     async def aspawn_map(
-        self, fn: Callable[..., Any], /, *iterables: Iterable[Any], kwargs: Mapping[str, Any] | None = None
+        self,
+        fn: Callable[..., Any],
+        /,
+        *iterables: Iterable[Any],
+        kwargs: Mapping[str, Any] | None = None,
+        budget: float | None = None,
     ) -> JobGroup:
         """`spawn_map` without blocking the event loop."""
-        return await in_thread(partial(self.spawn_map, fn, *iterables, kwargs=kwargs))
+        return await in_thread(partial(self.spawn_map, fn, *iterables, kwargs=kwargs, budget=budget))
 
     async def ajobs(self) -> list[Job]:
         """`jobs` without blocking the event loop."""

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .requirements import (
     ProjectPackage,
@@ -90,8 +91,7 @@ def _folders(root: Path | None) -> tuple[tuple[str, ...], list[list[ProjectPacka
     folders: list[list[ProjectPackage]] = []
     there: set[Path] = set()
     base = None if root is None else find_workspace_root(root).resolve()
-    for entry in sys.path:
-        place = Path(entry or os.curdir).absolute()
+    for place in dict.fromkeys(Path(entry or os.curdir).absolute() for entry in sys.path):
         found: list[ProjectPackage] = []
         if base is not None and place.is_dir() and _is_own(place, base):
             found = _packages_in(place)
@@ -99,7 +99,7 @@ def _folders(root: Path | None) -> tuple[tuple[str, ...], list[list[ProjectPacka
         if found:
             path.append(f"{MARK}{len(folders)}")
             folders.append(found)
-        elif str(place) not in path:
+        else:
             path.append(str(place))
     # What is installed in another way than by a folder on the path.
     others = [] if root is None else [p for p in project_packages(root) if p.path.resolve() not in there]
@@ -167,8 +167,10 @@ def unpack(archive: bytes, place: Path) -> None:
         return
     place.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=place.parent))
+    # The early versions of Python 3.11 have no filters, and the archive is our own.
+    safely: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        tar.extractall(made, filter="data")
+        tar.extractall(made, **safely)
     try:
         made.rename(place)
     except OSError:

@@ -11,5 +11,5 @@ from .registry import BROKEN, Broken
 
 __all__ = ["BROKEN", "Broken"]
 
-for _module in ("calls", "maps", "errors", "options", "surroundings", "lives"):
+for _module in ("calls", "maps", "errors", "options", "surroundings", "detached", "lives"):
     import_module(f"{__name__}.{_module}")

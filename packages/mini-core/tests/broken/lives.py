@@ -1,4 +1,4 @@
-"""CAP, DET and LIFE: capabilities and life cycle."""
+"""CAP and LIFE: capabilities and life cycle."""
 
 from __future__ import annotations
 
@@ -83,14 +83,6 @@ class DeclinesAtMostOnce(Claiming):
     """Declines `at_most_once_grouped`, and has it."""
 
     capability = Capability.AT_MOST_ONCE_GROUPED
-
-
-@breaks("test_det_01_spawn_returns_a_job", says="DID NOT RAISE")
-class SpawnsWhileItLives(LocalApparatus):
-    """Takes a job as if it had them, and starts what ends with the process."""
-
-    def spawn(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
-        return self.executor().submit(fn, *args, **kwargs)
 
 
 @breaks("test_life_01_making_one_starts_nothing", says="os.mkdir")

@@ -18,6 +18,7 @@ SAMPLE = {
     "OPT": "test_opt_07_a_hook_that_raises_fails_its_call_alone[amap]",
     "CTX": "test_ctx_03_outside_of_a_call",
     "VOL": "test_vol_02_what_is_not_there",
+    "DET": "test_det_02_a_name_without_jobs",
     "CAP": "test_cap_01_the_names_are_fixed[CANCEL_RUNNING]",
     "LIFE": "test_life_02_using_a_closed_one[False]",
 }

@@ -57,6 +57,8 @@ class Host:
 
     async def begin(self) -> None:
         """Open the gate to the volume; before the first call."""
+        # Modal itself would have a second input come early where many wait, and a long call would hold it up.
+        set_local_input_concurrency(1)
         self._gate_keeper = await asyncio.start_unix_server(self._pass_gate, self._gate)
 
     async def call(self, data: bytes) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
 import weakref
 from collections import Counter, deque
@@ -102,6 +103,9 @@ _carriers: weakref.WeakSet[RayCarrier] = weakref.WeakSet()
 class RayCarrier(RequestCarrier):
     """Carries groups to actors. One thread does all that is done with Ray, in its order.
 
+    `close` has `lock` and waits for that thread, which may wait for Ray, whose threads call back in here. So neither it
+    nor they ever take `lock`; the workers have a lock of their own.
+
     Workers that reserve nothing stay until the end. Those that do make room for others of this process at once, and for
     everybody after a minute without calls.
 
@@ -114,6 +118,8 @@ class RayCarrier(RequestCarrier):
         super().__init__(width or usable_cores())
         self._is_given = width is not None
         self._definition = definition
+        self._own = threading.Lock()
+        """Held where `_workers` and what they have been given change."""
         self._workers: list[_Worker] = []
         self._at: dict[int, _Worker] = {}
         self._session: Session | None = None
@@ -161,11 +167,18 @@ class RayCarrier(RequestCarrier):
     def start(self, group: Group) -> str:
         if self._session is None:
             self._session = Session(self._look_after, LOOK_SECONDS if self._needs else CHECK_SECONDS)
-        worker = min(self._workers, key=lambda w: (len(w.groups), self._is_careful(w)), default=None)
-        if worker is None or (worker.groups and len(self._workers) < self.width):
-            worker = self._hire()
-        worker.groups.append(group)
-        self._at[group.id] = worker
+        with self._own:  # until it is on its way: nobody answers for a group that is not
+            worker = min(self._workers, key=lambda w: (len(w.groups), self._is_careful(w)), default=None)
+            if worker is None or (worker.groups and len(self._workers) < self.width):
+                worker = self._hire()
+            worker.groups.append(group)
+            self._at[group.id] = worker
+            worker.letters.append(self._letter(group, worker))
+            if len(worker.letters) == 1:
+                self._session.do(partial(self._send, worker))
+        return worker.label
+
+    def _letter(self, group: Group, worker: _Worker) -> _Letter:
         task = group.task
         program = task.single or task.id not in worker.known
         if not task.single:
@@ -176,21 +189,19 @@ class RayCarrier(RequestCarrier):
         )
         if constant:
             del message[1 : 1 + len(task.program.frames)]
-        worker.letters.append(_Letter(group, beside(message), constant))
-        if len(worker.letters) == 1:
-            self._session.do(partial(self._send, worker))
-        return worker.label
+        return _Letter(group, beside(message), constant)
 
     def _hire(self) -> _Worker:
         taken = {worker.label for worker in self._workers}
         number = next(n for n in range(1, len(taken) + 2) if f"worker {n}" not in taken)
         worker = _Worker(number)
-        self._workers.append(worker)
+        self._workers = [*self._workers, worker]
         return worker
 
     def ended(self, group: Group) -> None:
         worker = self._at.pop(group.id)
-        worker.groups.remove(group)
+        with self._own:
+            worker.groups.remove(group)
         worker.idle_since = time.monotonic()
 
     # --- what is reserved ---
@@ -206,8 +217,7 @@ class RayCarrier(RequestCarrier):
             self._check_cluster(session)
         if not self._needs:
             return
-        with self.lock:
-            waiting = [worker for worker in self._workers if not worker.ready]
+        waiting = [worker for worker in self._workers if not worker.ready]
         self._spare(IDLE_SECONDS)
         if waiting:
             for carrier in list(_carriers):
@@ -225,14 +235,10 @@ class RayCarrier(RequestCarrier):
         """Let workers go that hold resources and have had nothing to do for `idle` seconds."""
         if not self._needs:
             return
-        if not self.lock.acquire(timeout=LOOK_SECONDS):  # it closes, and may wait for who asks
-            return
-        try:
-            late = time.monotonic() - idle
-            for worker in [w for w in self._workers if w.ready and not w.groups and w.idle_since <= late]:
-                self._dismiss(worker)
-        finally:
-            self.lock.release()
+        late = time.monotonic() - idle
+        for worker in self._workers:
+            if worker.ready and worker.idle_since <= late:
+                self._dismiss(worker, idle=True)
 
     # --- what a worker is told ---
 
@@ -267,12 +273,13 @@ class RayCarrier(RequestCarrier):
 
     def close(self, *, kill: bool) -> None:
         super().close(kill=kill)
-        workers, self._workers = self._workers, []
+        with self._own:
+            workers, self._workers = self._workers, []
+            for worker in workers:
+                worker.gone = True
         self._at.clear()
         self._constants.clear()
         session, self._session = self._session, None
-        for worker in workers:
-            worker.gone = True
         if session is not None:
             session.do(partial(self._end, session, workers))
             if self._definition.mark is not None:
@@ -281,13 +288,14 @@ class RayCarrier(RequestCarrier):
 
     def abandon(self) -> None:
         self._session = None
+        self._own = threading.Lock()
         self._workers = []
 
     # --- in the session's thread ---
 
     def _send(self, worker: _Worker) -> None:
         """Send what there is for a worker, as one call."""
-        with self.lock:
+        with self._own:
             letters, worker.letters = worker.letters, []
         if worker.gone:
             return
@@ -324,8 +332,7 @@ class RayCarrier(RequestCarrier):
             session.cluster = join(self._definition.address)
             session.environments = Environments(self._definition.root, session.over)
             if not self._is_given:
-                with self.lock:
-                    self.width = max(1, int(ray.cluster_resources().get("CPU", 1)))
+                self.width = max(1, int(ray.cluster_resources().get("CPU", 1)))
                 self.wake()  # there may be room for more
         assert session.environments is not None
         options = dict(self._definition.options)
@@ -412,14 +419,13 @@ class RayCarrier(RequestCarrier):
         if worker.gone:
             return
         self.heard(future.result())
-        with self.lock:
-            if self._session is not None and not worker.gone:
-                self._session.do(partial(self._listen, worker))
+        if (session := self._session) is not None:
+            session.do(partial(self._listen, worker))
 
     def _is_gone(self, worker: _Worker, error: BaseException) -> None:
-        if worker.gone:  # also because of `close`, which has the lock and waits for Ray, which waits for this
-            return
         groups = self._dismiss(worker)
+        if groups is None:
+            return
         if worker.node is not None and not isinstance(error, MiniError):
             self._suspect[worker.node] = time.monotonic()
         if _never_ran(error) and self._failed_starts < START_FAILURES:
@@ -433,17 +439,22 @@ class RayCarrier(RequestCarrier):
         for group in groups:
             self.answered(group.id, error)
 
-    def _dismiss(self, worker: _Worker) -> list[Group]:
-        """Count no more on a worker; returns the groups that it has."""
-        with self.lock:
-            if worker.gone:
-                return []
+    def _dismiss(self, worker: _Worker, *, idle: bool = False) -> list[Group] | None:
+        """Count no more on a worker; returns the groups that it has. None if nobody does any more.
+
+        Args:
+            idle: only if it has no groups.
+        """
+        with self._own:
+            if worker.gone or (idle and worker.groups):
+                return None
             worker.gone = True
-            self._workers.remove(worker)
-            if self._session is not None:
-                self._session.do(partial(self._end, self._session, [worker]))
-            self._careful |= {group.task.id for group in worker.groups}
-            return list(worker.groups)
+            self._workers = [each for each in self._workers if each is not worker]
+            groups = list(worker.groups)
+        self._careful |= {group.task.id for group in groups}
+        if (session := self._session) is not None:
+            session.do(partial(self._end, session, [worker]))
+        return groups
 
     def event_of(self, group: Group, error: BaseException) -> Lost | Broken:
         from ray import exceptions as known

@@ -18,7 +18,7 @@ from .environment import Environments
 
 __all__ = ["Link", "Session"]
 
-CLOSE_SECONDS = 10.0
+CLOSE_SECONDS = 30.0
 IDLE_SECONDS = 30.0
 """For how long a connection is kept that nobody uses."""
 LOOK_SECONDS = 5.0

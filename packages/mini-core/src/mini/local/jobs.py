@@ -109,13 +109,26 @@ def lock(path: Path, kind: int) -> Iterator[int]:
 
     Raises:
         BlockingIOError: `kind` says not to wait, and somebody else holds it.
+        BackendUnavailable: the file system has no locks, or does not let us write.
     """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(fd, kind)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise _no_lock(path, exc) from exc
+    try:
+        try:
+            fcntl.flock(fd, kind)
+        except BlockingIOError:
+            raise
+        except OSError as exc:
+            raise _no_lock(path, exc) from exc
         yield fd
     finally:
         os.close(fd)
+
+
+def _no_lock(path: Path, exc: OSError) -> BackendUnavailable:
+    return BackendUnavailable(f"{path} cannot be locked: {exc}; choose a data_dir on a disk of this machine")
 
 
 def is_held(path: Path, kind: int = fcntl.LOCK_SH) -> bool:

@@ -10,6 +10,7 @@ import os
 import shutil
 import sqlite3
 import threading
+import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -251,6 +252,17 @@ class SqliteStore(JobStore):
                 (*busy, most),
             )
             return list(map(_status, rows))
+
+    def spent(self, group: str) -> float:
+        if self._is_empty:
+            return 0.0
+        with self.db() as db:
+            (seconds,) = db.execute(
+                "SELECT total(max(0, coalesce(a.ended, ?) - a.claimed)) FROM jobs j JOIN attempts a USING (job) "
+                "WHERE j.grp = ? AND a.claimed IS NOT NULL",
+                (time.time(), group),
+            ).fetchone()
+        return float(seconds)
 
     def read(self, select: Select) -> Iterable[JobRecord]:
         if self._is_empty:

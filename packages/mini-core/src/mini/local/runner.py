@@ -38,7 +38,6 @@ END_SECONDS = 5.0
 
 def main(root: str, name: str, runner_fd: int) -> None:
     """Run the pending jobs of `name`; `runner_fd` holds `runner.lock`."""
-    os.umask(0o077)
     Runner(Path(root), name, runner_fd).run()
     # Threads that wait for a call are of no use to anybody any more.
     os._exit(0)
