@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -475,6 +476,10 @@ def _close_at_exit() -> None:
 
     Any function of Ray's that is called after that connects to Ray again, if need be to an instance that it starts.
     """
+    # Ray itself does so when it disconnects, and code that is made of text then, as in any module with dataclasses, has
+    # CPython forget that the process ends by Ctrl-C, and end it with another exit status.
+    with contextlib.suppress(ImportError):
+        import_module("ray.dag.compiled_dag_node")
     atexit.register(_close_all)
 
 
