@@ -20,6 +20,9 @@ from broken.selection import CHOSEN, others
 from mini.conformance import ApparatusConformance
 from mini.conformance.clauses import CLAUSES, clause_of
 
+# The first of them waits for all sessions of the kit.
+pytestmark = pytest.mark.timeout(600)
+
 
 @dataclass
 class Outcome:
@@ -45,7 +48,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcomes]:
     found: Outcomes = {}
     try:
         for folder, session in sessions.items():
-            status = session.wait()
+            status = session.wait(540)
             assert status == pytest.ExitCode.TESTS_FAILED, (folder / "output.txt").read_text()[-5000:]
             found |= read(folder / "results.xml")
         yield found

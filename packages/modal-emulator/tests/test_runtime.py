@@ -246,22 +246,23 @@ def test_overlay(isolated: Lab, tmp_path: Path) -> None:
 def test_remount(isolated: Lab, tmp_path: Path) -> None:
     one, two = overlay(tmp_path, "one", "one"), overlay(tmp_path, "two", "two")
     three = overlay(tmp_path, "three", "three", read_only=True)
-    go = tmp_path / "go"
-    os.mkfifo(go)
+    # One for each time: a reader that comes again may find the writer of the first time still there.
+    first, second = tmp_path / "first", tmp_path / "second"
+    for fifo in (first, second):
+        os.mkfifo(fifo)
 
     async def work() -> None:
         output: list[tuple[int, bytes]] = []
-        script = "cat /vol/f; echo; read x < /go; cat /vol/f; echo new > /vol/new; read x < /go; cat /vol/f"
-        process = await isolated.start(
-            "sh", "-c", script, overlays=[one], binds=[Bind(go, "/go", False)], output=output
-        )
+        script = "cat /vol/f; echo; read x < /1; cat /vol/f; echo new > /vol/new; read x < /2; cat /vol/f"
+        binds = [Bind(first, "/1", False), Bind(second, "/2", False)]
+        process = await isolated.start("sh", "-c", script, overlays=[one], binds=binds, output=output)
         await first_line(output, process)
         await process.remount(two)
-        await asyncio.to_thread(go.write_text, "go\n")
+        await asyncio.to_thread(first.write_text, "go\n")
         while b"two" not in b"".join(data for _, data in output):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         await process.remount(three)
-        await asyncio.to_thread(go.write_text, "go\n")
+        await asyncio.to_thread(second.write_text, "go\n")
         assert await process.wait() == 0
         assert b"".join(data for _, data in output) == b"one\ntwothree"
 
