@@ -61,9 +61,18 @@ def visit(surface: str, url: str, token: Token, *, attempts: int | None = None) 
             try:
                 await SURFACES[surface](url, token)
             finally:
-                await asyncio.sleep(0.02)  # in which transports close
+                await _closed()
 
     asyncio.run(once())
+
+
+async def _closed() -> None:
+    """Wait for the last transport to close: until the loop watches nothing but a pipe of its own."""
+    selector = asyncio.get_running_loop()._selector  # type: ignore[attr-defined]
+    async with asyncio.timeout(30):
+        while len(selector.get_map()) > 1:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.01)  # what was closed last is told so in the loop's next round
 
 
 def refused(surface: str, url: str, token: Token) -> bool:
