@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -523,8 +523,9 @@ class Ordeal:
         if running and running[0] is not None:
             runner = running[0].pid
             victim = self.chance.choice([runner, *descendants(runner)])
-            os.kill(victim, signal.SIGKILL)
-            self.killed["runner" if victim == runner else "worker"] += 1
+            with suppress(ProcessLookupError):  # it has just ended, of what was done to it before
+                os.kill(victim, signal.SIGKILL)
+                self.killed["runner" if victim == runner else "worker"] += 1
 
 
 @pytest.mark.parametrize(
