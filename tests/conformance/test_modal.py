@@ -5,14 +5,18 @@ The kit's gates and tallies are files that caller and workers share, so this can
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from mini import Job
 from mini.conformance import ApparatusConformance, MakeApparatus, footprint, subjects
 from mini.conformance.err import Unreachable
 from mini_modal import ModalApparatus
@@ -36,7 +40,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from uv import find_uv_bin
 
     folder = tmp_path_factory.getbasetemp()
-    pinned = ", ".join(f'"{name}=={version(name)}"' for name in ("numpy", "pytest"))
+    pinned = ", ".join(f'"{name}=={version(name)}"' for name in ("hypothesis", "numpy", "pytest"))
     python = f"{sys.version_info[0]}.{sys.version_info[1]}"
     (folder / "pyproject.toml").write_text(PROJECT.format(python=python, dependencies=pinned))
     subprocess.run([find_uv_bin(), "lock", "--quiet", f"--python={sys.executable}"], cwd=folder, check=True)
@@ -79,3 +83,22 @@ class TestModal(ApparatusConformance):
     @pytest.fixture
     def deadly(self) -> Callable[..., int]:
         return subjects.note_and_end_host
+
+    @pytest.fixture
+    def kill_worker_of(self) -> Callable[[Job], None]:
+        return kill_container_of
+
+
+def kill_container_of(job: Job) -> None:
+    """Kill the process of the container that has claimed a job: in there it has another number than here."""
+    claimed = job.record.current.claimed
+    assert claimed is not None
+    mark = f"MODAL_TASK_ID={claimed.worker.host}".encode()
+    for process in Path("/proc").iterdir():
+        if process.name.isdecimal():
+            with suppress(OSError):
+                command = (process / "cmdline").read_bytes()
+                if b"_container_entrypoint" in command and mark in (process / "environ").read_bytes():
+                    os.kill(int(process.name), signal.SIGKILL)
+                    return
+    raise AssertionError(f"there is no container {claimed.worker.host}")

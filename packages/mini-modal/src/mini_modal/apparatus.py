@@ -23,6 +23,7 @@ from .volume import ModalVolume
 
 if TYPE_CHECKING:
     import modal
+    from mini.jobboard import JobBoard
     from mini.volume import Volume
 
 __all__ = ["ModalApparatus"]
@@ -70,6 +71,7 @@ class ModalApparatus(Apparatus):
                 Capability.INTERRUPT,
                 Capability.RESOURCES,
                 Capability.PERSISTENT_VOLUME,
+                Capability.DETACHED_JOBS,
             }
         )
 
@@ -90,6 +92,19 @@ class ModalApparatus(Apparatus):
             pass_data_dir_gate()
             return DirectoryVolume(Path(MOUNT))
         return ModalVolume(f"mini-{self.name}")
+
+    def _open_jobs(self) -> JobBoard:
+        from mini.jobboard import JobBoard
+
+        from .jobfiles import RemoteFiles
+        from .jobs import ModalJobHost
+        from .jobstore import ModalJobStore
+
+        store = ModalJobStore(self.name, RemoteFiles(f"mini-{self.name}"))
+        return JobBoard(store, ModalJobHost(self.name, store, self._options, self._define_jobs))
+
+    def _define_jobs(self, options: Options) -> Definition:
+        return self._definition(options, options.max_workers or DEFAULT_WORKERS)
 
     def _open_carrier(self, options: Options) -> Carrier:
         if INSIDE in os.environ:  # a call that makes calls has its container to itself

@@ -19,14 +19,13 @@ if TYPE_CHECKING:
 
     from .session import Definition
 
-__all__ = ["make_app", "page_of", "task_result"]
+__all__ = ["class_options", "make_app", "page_of", "task_result"]
 
 
 def make_app(
     definition: Definition, image: modal.Image, setup: Setup, volume: modal.Volume
 ) -> tuple[modal.App, Any]:
     """An app with one class, `Worker`, and that class."""
-    from .session import CALL_SECONDS
 
     class Worker:
         @modal.enter()
@@ -42,13 +41,20 @@ def make_app(
         async def call(self, data: bytes) -> bytes:
             return await self.host.call(data)
 
+    # Modal is to have a container for each group; whether one gets the next group early is decided there.
+    concurrent = modal.concurrent(max_inputs=2, target_inputs=1)(Worker)
     app = modal.App(definition.name)
+    return app, app.cls(**class_options(definition, image, volume))(concurrent)
+
+
+def class_options(definition: Definition, image: modal.Image, volume: modal.Volume) -> dict[str, Any]:
+    """What `modal.App.cls` takes."""
+    from .session import CALL_SECONDS
+
     env: dict[str, str | None] = {**cache_variables(definition.env), **definition.env}
     cache = modal.Volume.from_name(VOLUME, create_if_missing=True)
     native = definition.options
-    # Modal is to have a container for each group; whether one gets the next group early is decided there.
-    concurrent = modal.concurrent(max_inputs=2, target_inputs=1)(Worker)
-    options = {
+    return {
         "image": image,
         "serialized": True,
         "timeout": CALL_SECONDS,
@@ -56,7 +62,6 @@ def make_app(
         "volumes": {MOUNT: cache, **native.get("volumes", {}), definition.mount: volume},
         "secrets": [*native.get("secrets", ()), modal.Secret.from_dict(env)],
     }
-    return app, app.cls(**options)(concurrent)
 
 
 async def page_of(app: modal.App) -> str:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-__all__ = ["OUTAGE_SECONDS", "Attempts", "Patience"]
+__all__ = ["OUTAGE_SECONDS", "PAUSE_SECONDS", "Attempts", "Patience", "is_gone"]
 
 log = logging.getLogger("mini")
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class Attempts:
 
     async def failed(self, exc: Exception) -> None:
         """Return when it is time for the next attempt; raises `exc` if that would not help, or not any more."""
-        if not _gone(exc):
+        if not is_gone(exc):
             raise exc
         now = time.monotonic()
         # What cannot be had by HTTP, with all else in order, is behind a firewall, which lets nothing be known at once.
@@ -78,7 +78,7 @@ def _is_http(exc: Exception) -> bool:
     return type(exc).__module__.partition(".")[0] == "aiohttp"
 
 
-def _gone(exc: Exception) -> bool:
+def is_gone(exc: BaseException) -> bool:
     """Whether an error means that there was no way to Modal. Its client has tried some three times by then."""
     from grpclib.exceptions import StreamTerminatedError
     from modal.exception import ConnectionError as ModalConnectionError

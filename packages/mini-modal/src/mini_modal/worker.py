@@ -7,19 +7,17 @@ import contextlib
 import marshal
 import mmap
 import os
-import shutil
-import tempfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import modal
 from mini.answering import Answer, News, Responder
-from mini.context import DATA_DIR_GATE
 from mini.local.pool import ProcessPool
 from mini.wire import Frames, split_frames
 from modal.experimental import set_local_input_concurrency
 
+from .gate import VolumeGate
 from .messages import INSIDE, LARGEST_ENTRY, LARGEST_ITEM, Claim, Parcel, Setup
 
 __all__ = ["Host"]
@@ -47,19 +45,17 @@ class Host:
         self._claims = modal.Dict.from_id(setup.claims)
         self._volume = modal.Volume.from_id(setup.volume)
         self._mount = Path(setup.mount)
-        self._gate = Path(tempfile.mkdtemp(prefix="mini-")) / "gate"
-        self._uses_volume = False
-        """Whether a call here has asked for its data directory. From then on it may use that without asking."""
+        self._gate = VolumeGate(self._volume)
         self._listening: dict[int, asyncio.Task[None]] = {}
         self._programs: OrderedDict[str, None] = OrderedDict()
-        self._responder = Responder(ProcessPool(1, {DATA_DIR_GATE: str(self._gate)}), self._tell)
+        self._responder = Responder(ProcessPool(1, self._gate.variables), self._tell)
         self._relay = self._responder.relay
 
     async def begin(self) -> None:
         """Open the gate to the volume; before the first call."""
         # Modal itself would have a second input come early where many wait, and a long call would hold it up.
         set_local_input_concurrency(1)
-        self._gate_keeper = await asyncio.start_unix_server(self._pass_gate, self._gate)
+        await self._gate.open()
 
     async def call(self, data: bytes) -> bytes:
         """Run a group; returns what comes of it, or nothing if another call runs it."""
@@ -71,8 +67,8 @@ class Host:
         # have made it again: whoever comes second leaves it alone.
         mine: Claim = (modal.current_function_call_id() or "", os.environ.get("MODAL_TASK_ID", ""))
         claim = self._claims.put.aio(str(group), mine, skip_if_exists=True)
-        if self._uses_volume:
-            claimed, _ = await asyncio.gather(claim, self._reload())
+        if self._gate.passed:
+            claimed, _ = await asyncio.gather(claim, self._gate.reload())
         else:
             claimed = await claim
         if not claimed:
@@ -92,24 +88,13 @@ class Host:
             obedience.cancel()
             if (listening := self._listening.pop(group, None)) is not None:
                 listening.cancel()
-        if self._uses_volume:
+        if self._gate.passed:
             await self._volume.commit.aio()  # type: ignore[no-untyped-call]
         return answer.pack()
 
     def close(self) -> None:
         self._responder.close()
-        shutil.rmtree(self._gate.parent, ignore_errors=True)
-
-    async def _pass_gate(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """A call asks for its data directory."""
-        await self._reload()
-        self._uses_volume = True
-        writer.close()
-
-    async def _reload(self) -> None:
-        # Of another group that runs here files may be open; it was reloaded when that one began.
-        with contextlib.suppress(modal.exception.Error, RuntimeError):
-            await self._volume.reload.aio()  # type: ignore[no-untyped-call]
+        self._gate.close()
 
     def _remember(self, flow: str) -> None:
         self._programs[flow] = None
@@ -120,7 +105,7 @@ class Host:
     async def _constant(self, parcel: Parcel) -> Frames:
         path = self._mount / parcel.constant
         if not path.exists():
-            await self._reload()
+            await self._gate.reload()
         return await asyncio.to_thread(self._map, path)
 
     def _map(self, path: Path) -> Frames:

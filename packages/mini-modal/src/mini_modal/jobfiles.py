@@ -1,0 +1,126 @@
+"""Files of detached jobs, in the volume of their apparatus: as a caller gets at them, and as a container does."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .asking import Missing, ask, gather, in_client, patiently, this_client
+from .volume import RESERVED
+
+if TYPE_CHECKING:
+    import modal
+
+__all__ = ["JOBS", "JobFiles", "MountedFiles", "RemoteFiles"]
+
+JOBS = f"{RESERVED}jobs"
+"""The folder of them in a volume."""
+
+
+class JobFiles(ABC):
+    """Paths are relative to the folder of all jobs. A file is written once and then stays as it is."""
+
+    @abstractmethod
+    def read(self, path: str) -> bytes:
+        """What a file has in it. LookupError: it is not there."""
+
+    def read_all(self, paths: Sequence[str]) -> Iterator[bytes]:
+        return map(self.read, paths)
+
+    @abstractmethod
+    def write(self, files: Mapping[str, bytes]) -> None:
+        """Write files, except those that are there; when this returns everybody sees them."""
+
+    @abstractmethod
+    def remove(self, folder: str) -> None:
+        """Remove a folder, if it is there."""
+
+
+class RemoteFiles(JobFiles):
+    """As a caller gets at them: by Modal's client. The volume is made when something is written to it."""
+
+    def __init__(self, volume: str) -> None:
+        self._name = volume
+
+    def _volume(self, *, create: bool = False) -> modal.Volume:
+        import modal
+
+        return modal.Volume.from_name(self._name, create_if_missing=create, client=this_client())
+
+    def read(self, path: str) -> bytes:
+        return next(self.read_all([path]))
+
+    def read_all(self, paths: Sequence[str]) -> Iterator[bytes]:
+        def all_of_them() -> list[bytes]:
+            volume = self._volume()
+            volume.hydrate()
+            return in_client(_read)(volume, [f"{JOBS}/{path}" for path in paths])
+
+        return iter(ask(all_of_them))
+
+    def write(self, files: Mapping[str, bytes]) -> None:
+        def upload(some: Mapping[str, bytes]) -> None:
+            with self._volume(create=True).batch_upload() as batch:
+                for path, data in some.items():
+                    batch.put_file(io.BytesIO(data), f"/{JOBS}/{path}")
+
+        try:
+            ask(partial(upload, files))
+        except FileExistsError:  # and none of them was written
+            for path, data in files.items() if len(files) > 1 else ():
+                with contextlib.suppress(FileExistsError):
+                    ask(partial(upload, {path: data}))
+
+    def remove(self, folder: str) -> None:
+        with contextlib.suppress(Missing):
+            ask(lambda: self._volume().remove_file(f"{JOBS}/{folder}", recursive=True))
+
+
+async def _read(volume: Any, paths: list[str]) -> list[bytes]:
+    async def one(path: str) -> bytes:
+        parts = [part async for part in volume.read_file(path)]
+        return b"".join(parts)
+
+    return await gather(one(path) for path in paths)
+
+
+class MountedFiles(JobFiles):
+    """As a container gets at them.
+
+    Args:
+        mount: where the volume is.
+        commit, reload: show others what was written here, and see what they have written; they block.
+    """
+
+    def __init__(self, mount: Path, commit: Callable[[], None], reload: Callable[[], None]) -> None:
+        self._folder = mount / JOBS
+        self._commit = commit
+        self._reload = reload
+
+    def read(self, path: str) -> bytes:
+        file = self._folder / path
+        if not file.exists():
+            self._reload()
+        try:
+            return file.read_bytes()
+        except FileNotFoundError:
+            raise Missing(f"there is no file {file}") from None
+
+    def write(self, files: Mapping[str, bytes]) -> None:
+        for path, data in files.items():
+            file = self._folder / path
+            if not file.exists():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                made = file.with_name(f".{file.name}-{os.environ.get('MODAL_TASK_ID', os.getpid())}")
+                made.write_bytes(data)
+                made.rename(file)
+        patiently(self._commit)
+
+    def remove(self, folder: str) -> None:
+        raise NotImplementedError("a container removes no group")
