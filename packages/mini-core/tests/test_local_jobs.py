@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -480,10 +480,15 @@ def test_many_readers_agree_that_a_runner_is_alive(app: mini.LocalApparatus, gat
 
 
 class Ordeal:
-    """A group whose runner and workers are killed; what is lost is retried, and each retry is noted."""
+    """A group whose runner and workers are killed; what is lost is retried, and each retry is noted.
 
-    def __init__(self, group: JobGroup) -> None:
+    Its jobs are held back at the size of `pace`, a file, so that the killing is not over before it has begun.
+    """
+
+    def __init__(self, group: JobGroup, pace: Path, step: int) -> None:
         self.group = group
+        self.pace = pace
+        self.step = step
         self.attempts = {job.id: 1 for job in group}
         self.chance = random.Random(0)
         self.killed: Counter[str] = Counter()
@@ -498,6 +503,10 @@ class Ordeal:
         self.group._board.retry(lost)
         return states
 
+    def let_go(self, jobs: int) -> None:
+        with self.pace.open("ab") as file:
+            file.write(b"x" * jobs)
+
     def got_ahead(self) -> bool:
         done = sum(job.state is DONE for job in self.states())
         ahead, self._done = done > self._done, done
@@ -508,13 +517,15 @@ class Ordeal:
 
     def kill(self) -> None:
         """Kill the runner, or one of its processes, once another job is done."""
-        until(self.got_ahead, SECONDS, "another job that is done")
+        self.let_go(self.step)
+        until(self.got_ahead, 2 * SECONDS, "another job that is done")
         running = [job.worker for job in self.group.states() if job.state is RUNNING]
         if running and running[0] is not None:
             runner = running[0].pid
             victim = self.chance.choice([runner, *descendants(runner)])
-            os.kill(victim, signal.SIGKILL)
-            self.killed["runner" if victim == runner else "worker"] += 1
+            with suppress(ProcessLookupError):  # it has just ended, of what was done to it before
+                os.kill(victim, signal.SIGKILL)
+                self.killed["runner" if victim == runner else "worker"] += 1
 
 
 @pytest.mark.parametrize(
@@ -527,19 +538,23 @@ class Ordeal:
 def test_random_kills(data: Path, tmp_path: Path, jobs: int, kills: int) -> None:
     """Each job ends in one true terminal state, and nothing is run again that nobody has retried."""
     app = mini.LocalApparatus("soak", max_workers=3, data_dir=data)
-    tally = Tally(str(tmp_path / "tally"))
+    tally, pace = Tally(str(tmp_path / "tally")), tmp_path / "pace"
+    pace.touch()
 
     def work(x: int) -> tuple[int, int]:
         job = mini.current_job()
         assert job is not None
         tally.add(f"{job.index} {job.attempt}")
-        time.sleep(0.03)
+        while pace.stat().st_size <= x:
+            time.sleep(0.005)
+        time.sleep(0.01)
         return x * x, job.attempt
 
     group = app.spawn_map(work, range(jobs))
-    ordeal = Ordeal(group)
+    ordeal = Ordeal(group, pace, jobs // kills - 1)
     while ordeal.killed.total() < kills:
         ordeal.kill()
+    ordeal.let_go(jobs)
     assert not ordeal.is_over(), "there was nothing left to kill"
     until(ordeal.is_over, 5 * SECONDS, "the end of all jobs")
     assert min(ordeal.killed["runner"], ordeal.killed["worker"]) > kills / 20

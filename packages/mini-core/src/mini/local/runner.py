@@ -125,7 +125,7 @@ class Runner:
     def _look(self) -> None:
         """Find out what is pending, and have enough threads for it."""
         with self._changed:
-            full = [group for group, count in self._busy.items() if count >= self._limits[group]]
+            full = {group for group, count in self._busy.items() if count >= self._limit(group)}
         pending = self._store.unfinished(claimed=False, most=HIGH)
         if len(pending) == HIGH and all(job.group in full for job in pending):
             # Younger groups need not wait for what these have queued.
@@ -140,10 +140,13 @@ class Runner:
                 self._hire()
             self._changed.notify_all()
 
+    def _limit(self, group: str) -> int:
+        return self._limits.get(group, 1)  # one that was removed meanwhile
+
     def _width(self) -> int:
         """How many jobs may run at the same time: as many as the most generous of their groups allows."""
         groups = {*self._busy, *(job.group for job in self._ready)}
-        return max((self._limits.get(group, 1) for group in groups), default=0)
+        return max(map(self._limit, groups), default=0)
 
     def _hire(self) -> None:
         worker = JobWorker(
@@ -184,14 +187,13 @@ class Runner:
             while not self._ending:
                 if len(self._at) < self._width():
                     for job in self._ready:
-                        if self._busy[job.group] < self._limits.get(job.group, 1):
+                        if self._busy[job.group] < self._limit(job.group):
                             self._ready.remove(job)
                             self._at.add(job.key)
                             self._busy[job.group] += 1
                             if self._is_short():
                                 self._changed.notify_all()
                             return job
-                self._busy += Counter()  # looking has left zeros
                 self._changed.wait()
             return None
 
