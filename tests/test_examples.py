@@ -71,6 +71,25 @@ def test_digits_goes_on_without_the_models_that_fail(copy: Path) -> None:
     assert (copy / "sweep.png").exists()
 
 
+@pytest.mark.slow
+def test_digits_goes_on_when_it_is_left(copy: Path) -> None:
+    done = sweep(copy, "--epochs", "2", "--detach")
+    assert (done.returncode, done.stderr) == (0, ""), done
+    assert "launched 36 jobs on local" in done.stdout
+    (last,) = re.findall(r"^  mini (report \w+)$", done.stdout, re.MULTILINE)
+    env = {**os.environ, "MINI_PROGRESS": "0"}
+
+    def mini(*arguments: str) -> str:
+        done = run(sys.executable, "-m", "mini", *arguments, cwd=copy, env=env)
+        assert done.returncode == 0, done
+        return done.stdout
+
+    assert mini("watch", "digits") == "digits on local: 36 DONE\n"
+    assert mini(*last.split()).startswith("digits.html: 36 jobs")
+    page = (copy / "digits.html").read_text()
+    assert all(f'"name":"{name}"' in page for name in ("hidden", "rate", "accuracy", "losses"))
+
+
 def test_digits_says_what_to_install_for_a_backend_that_is_not_there(copy: Path) -> None:
     done = sweep(copy, "--app", "no-such-backend")
     assert done.returncode == 1

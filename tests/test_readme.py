@@ -127,7 +127,7 @@ def test_the_pictures_are_what_their_script_makes(tmp_path: Path) -> None:
     env = {name: value for name, value in os.environ.items() if name != "MINI_PROGRESS"}
     subprocess.run([sys.executable, ROOT / "docs" / "make_pictures.py", tmp_path], env=env, check=True)
     kept = ROOT / "docs" / "pictures"
-    assert {path.name for path in kept.iterdir()} == {"live-display.svg", "digits-sweep.png"}
+    assert {path.name for path in kept.iterdir()} == {"live-display.svg", "digits-sweep.png", "report.png"}
     assert (tmp_path / "digits-sweep.png").read_bytes().startswith(b"\x89PNG")
     for folder in (kept, tmp_path):
         # The moment differs from run to run; what is shown does not.

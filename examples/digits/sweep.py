@@ -3,6 +3,7 @@
     python sweep.py                 on the cores of this machine
     python sweep.py --app ray       on another backend, once its package is installed
     python sweep.py --epochs 100    longer
+    python sweep.py --detach        launch it and leave; `mini watch digits` and `mini report digits` come back to it
 
 What to look at: `train` runs on the workers, reports how far it is, and leaves its model in the volume. `judge` runs
 there too, reads the best models back from the volume, and only its summary travels. Nothing below knows which backend
@@ -86,7 +87,7 @@ def train(setting: Setting, data: Data, epochs: int) -> Trained:
         mini.emit_progress(epoch, epochs, "epochs")
         mini.emit_metrics(loss=model.loss_)
     accuracy = float(model.score(*data.validation))
-    mini.emit_metrics(accuracy=accuracy)
+    mini.emit_metrics(accuracy=accuracy, losses=model.loss_curve_)
 
     path = mini.get_data_dir() / "models" / f"{setting.hidden}-{setting.rate}.pickle"
     path.parent.mkdir(exist_ok=True)
@@ -164,12 +165,22 @@ def sweep(app: mini.Apparatus, settings: Sequence[Setting], data: Data, epochs: 
     return sorted(results, key=lambda result: -result.accuracy)
 
 
+def launch(app: mini.Apparatus, settings: Sequence[Setting], data: Data, epochs: int) -> None:
+    """Start training all settings, and leave them to themselves."""
+    app = app.w(env={"OMP_NUM_THREADS": "1"})
+    group = app.spawn_map(train, settings, kwargs={"data": data, "epochs": epochs})
+    print(f"launched {len(group)} jobs on {app.backend}; they go on without this terminal. Come back with")
+    for verb in ("watch", "status", "report"):
+        print(f"  mini {verb} {app.name}")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description="Train a grid of small neural networks on handwritten digits."
     )
     parser.add_argument("--app", metavar="NAME", help="the backend (default: MINI_APP, or local)")
     parser.add_argument("--epochs", type=int, default=30, help="passes over the training images")
+    parser.add_argument("--detach", action="store_true", help="launch it and leave")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("sweep.png"), help="the picture")
     args = parser.parse_args()
 
@@ -177,6 +188,9 @@ def main() -> int:
     settings = [Setting(hidden, rate) for hidden in HIDDEN for rate in RATES]
     started = time.perf_counter()
     with mini.apparatus(args.app, "digits") as app:
+        if args.detach:
+            launch(app, settings, data, args.epochs)
+            return 0
         results = sweep(app, settings, data, args.epochs)
         if not results:
             return 1

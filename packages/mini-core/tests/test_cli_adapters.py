@@ -110,7 +110,8 @@ def test_a_command_that_cannot_be_imported_says_what_to_reinstall(site: Path) ->
 def test_an_unknown_command_is_told_the_others(site: Path) -> None:
     done = mini(site, "helo")
     assert done.returncode == 2
-    assert "no command 'helo'; there is auth, check, broken, hello, made" in done.stderr
+    assert "no command 'helo'; there is run, ls, status" in done.stderr
+    assert "check, apps, auth, broken, hello, made" in done.stderr
 
 
 def test_a_command_of_a_backend_that_is_not_installed_names_the_package(without_ray: Path) -> None:

@@ -25,6 +25,7 @@ from mini.conformance.probes import Gate, Tally, until
 from mini.errors import MiniError, WorkerLost
 from mini.jobboard import Job, JobGroup, JobState, JobStatus, JobStore
 from mini.local.jobs import anybody_alive
+from mini.local.jobstore import prune_sources
 
 SECONDS = 60.0
 """After which something that should happen is taken for not happening."""
@@ -284,6 +285,32 @@ def test_the_same_source_is_kept_once(data: Path, tmp_path: Path) -> None:
         digests.append(done.stdout.split()[-1])
     assert digests[0] == digests[1] != digests[2]
     assert {path.name for path in (data / "source").iterdir()} == set(digests)
+
+
+def test_source_that_no_job_was_launched_from_is_removed_in_time(
+    app: mini.LocalApparatus, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "old"\nversion = "0"\n')
+    (tmp_path / "old_module.py").write_text("# nothing\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    other = mini.LocalApparatus("other", data_dir=data)
+    kept = [each.spawn(abs, -1) for each in (app, other)]
+    for job in kept:
+        assert job.result(SECONDS) == 1
+    digest = kept[0].record.origin.source_digest
+    assert digest == kept[1].record.origin.source_digest
+    assert digest is not None
+    for name in ("nobodys", "new", digest):
+        (data / "source" / name).mkdir(exist_ok=True)
+        if name != "new":
+            os.utime(data / "source" / name, (0, 0))
+    app.groups()[0].remove()
+    prune_sources(data / "source", data / "jobs")
+    assert {path.name for path in (data / "source").iterdir()} == {"new", digest}
+    other.groups()[0].remove()
+    prune_sources(data / "source", data / "jobs")
+    assert {path.name for path in (data / "source").iterdir()} == {"new"}
 
 
 # --- reports --------------------------------------------------------------------------------------------------------

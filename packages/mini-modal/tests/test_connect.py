@@ -61,6 +61,7 @@ def clock() -> Iterator[None]:
 def test_a_probe_names_the_workspace(use: Callable[..., None]) -> None:
     use()
     assert connect.probe() == "emulator"
+    assert mini.apparatus("modal", "reach").reach() == "Modal, workspace emulator"
 
 
 def test_a_probe_can_be_made_where_a_loop_runs(use: Callable[..., None]) -> None:

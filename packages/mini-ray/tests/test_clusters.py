@@ -46,6 +46,19 @@ def check(app: mini.Apparatus) -> None:
         assert isinstance(outcome, mini.WorkerLost)
 
 
+def test_it_is_reached_without_being_joined(
+    cluster: RayCluster, storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    assert cluster.address in RayApparatus("reach", cluster.address, storage).reach()
+    assert "an instance of its own" in RayApparatus("reach", None, storage).reach()
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(mini.BackendUnavailable, match=r"nothing answers at [\d.]+:1 "):
+        RayApparatus("reach", None, storage).reach()
+    assert not ray.is_initialized()
+
+
 def test_by_host_and_port(cluster: RayCluster, storage: Path) -> None:
     check(RayApparatus("by-address", cluster.address, storage))
 

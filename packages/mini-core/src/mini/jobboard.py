@@ -11,15 +11,24 @@ The rest is here, in `JobBoard`, and in what users hold: `Job` and `JobGroup`. H
 from __future__ import annotations
 
 import hashlib
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import JobCancelled, JobStateError, JobTimeout, MiniError, RemoteError, WorkerLost
+from .errors import (
+    JobCancelled,
+    JobStateError,
+    JobTimeout,
+    MiniError,
+    RemoteError,
+    WorkerLost,
+)
 from .jobrecord import (
     Claimed,
     Created,
@@ -111,6 +120,13 @@ class JobStore(ABC):
     def states(self, select: Select) -> list[JobStatus]:
         """As `read`, but only the little that waiting and counting need; a store that has it at hand is faster."""
         return [record.status for record in self.read(select)]
+
+    def counts(self) -> dict[str, Counter[JobState]]:
+        """How many jobs are in each state, by group; a store that can count need not list them."""
+        found: dict[str, Counter[JobState]] = {}
+        for job in self.states(Select()):
+            found.setdefault(job.group, Counter())[job.state] += 1
+        return found
 
     def spent(self, group: str) -> float:
         """Seconds that all attempts of a group have run until now; a store that can add them up is faster."""
@@ -267,6 +283,11 @@ class JobBoard:
             jobs = self.store.states(everything)
         return [job for job in jobs if select.takes(job)]
 
+    def counts(self) -> dict[str, Counter[JobState]]:
+        """How many jobs are in each state, by group: quick for large ones."""
+        self._note_lost(self.store.states(Select(states=UNFINISHED)))
+        return self.store.counts()
+
     def _note_lost(self, unfinished: list[JobStatus]) -> bool:
         """Find out which of these nobody will finish, and record it; whether there were any."""
         lost = self.host.lost(unfinished) if unfinished else set()
@@ -372,9 +393,16 @@ class JobBoard:
         from . import wire
         from .joblaunch import JobProgram
 
-        frames = JobProgram.unpack(self.store.program(job.group)).frames
+        program = JobProgram.unpack(self.store.program(job.group))
         kind, rows = wire.unpack_rows(wire.split_frames(self.store.input(job.id)))
-        return wire.loads(frames[0], buffers=frames[1:]), [wire.arguments(kind, row) for row in rows]
+        before = list(sys.path)
+        # What lies beside the launching script, if it is there, is not where this process looks for modules.
+        sys.path += [entry for entry in program.path if entry not in before and Path(entry).is_dir()]
+        try:
+            fn = wire.loads(program.frames[0], buffers=program.frames[1:])
+            return fn, [wire.arguments(kind, row) for row in rows]
+        finally:
+            sys.path[:] = before
 
     def _end_all(
         self,
@@ -553,7 +581,7 @@ class JobGroup:
 
     def counts(self) -> Counter[JobState]:
         """How many jobs are in each state now."""
-        return Counter(job.state for job in self.states())
+        return self._board.counts().get(self.id, Counter())
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until all have ended, at most `timeout` seconds; say whether they have."""

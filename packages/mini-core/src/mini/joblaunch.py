@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import platform
+import reprlib
 import secrets
 import socket
 import subprocess
@@ -17,10 +18,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from functools import cache, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import snapshot, wire
+from . import launched, snapshot, wire
 from .jobboard import JobBoard, JobGroup
 from .jobrecord import Attempt, Created, GroupRecord, JobRecord, Origin
 from .requirements import find_project_root, find_workspace_root
@@ -143,6 +145,7 @@ class Launcher:
             store.create(group, records, shared.pack(), inputs)
             if records:
                 self._board.host.start([record.status for record in records])
+        launched.remember(self._name, self._backend)
         return JobGroup(self._board, group.id, group.size)
 
     def _origin(self, source: str | None, budget: float | None) -> Origin:
@@ -164,6 +167,28 @@ class Launcher:
         )
 
 
+class _Brief(reprlib.Repr):
+    """Longer than what a note on an error has: a report takes inputs apart by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxdict = self.maxlist = self.maxtuple = 32
+        self.maxstring = self.maxother = self.maxlong = 120
+
+    def repr_dict(self, x: dict[Any, Any], level: int) -> str:
+        # In the order that it has, which reprlib's own does not keep.
+        if level <= 0 or not x:
+            return "{...}" if x else "{}"
+        items = [
+            f"{self.repr1(k, level - 1)}: {self.repr1(v, level - 1)}"
+            for k, v in islice(x.items(), self.maxdict)
+        ]
+        return f"{{{', '.join([*items, '...'] if len(x) > self.maxdict else items)}}}"
+
+
+_BRIEF = _Brief()
+
+
 def _pack_inputs(rows: Iterable[tuple[Any, ...]]) -> tuple[list[bytes], list[str]]:
     """Each input packed, and a short repr of it."""
     inputs: list[bytes] = []
@@ -174,7 +199,7 @@ def _pack_inputs(rows: Iterable[tuple[Any, ...]]) -> tuple[list[bytes], list[str
             packed.error.add_note(f"in input {len(inputs)}; no job was created")
             raise packed.error
         inputs.append(wire.join_frames(packed.frames))
-        texts.append(", ".join(map(wire.BRIEF.repr, row)))
+        texts.append(", ".join(map(_BRIEF.repr, row)))
     return inputs, texts
 
 

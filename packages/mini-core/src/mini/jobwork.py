@@ -140,9 +140,9 @@ class JobWorker:
         try:
             program, task = self._program(job)
             payload = wire.split_frames(self.board.store.input(job.id))
-        except LookupError:
-            return False  # the job was removed
         except Exception as exc:
+            if self.board.status(job.id) is None:
+                return False  # it was removed
             return self._fail(attempt, "lost", f"it could not be prepared: {type(exc).__name__}: {exc}")
         if self._is_spent(job, program):
             return False

@@ -420,6 +420,14 @@ class Apparatus(ABC):
             hint = f"did you mean {str(near[0])!r}?" if near else f"there are: {', '.join(Capability)}"
             raise OptionError(f"there is no capability {capability!r}; {hint}") from None
 
+    def reach(self) -> str:
+        """Find out whether calls could run, without starting anything; say where they would, for people.
+
+        Raises:
+            BackendUnavailable: they could not; says why, and what to do.
+        """
+        return f"by the {self.backend} backend"
+
     @property
     def volume(self) -> Volume:
         """The volume of this name; see `mini.Volume`."""

@@ -16,6 +16,7 @@ from mini.volume import DirectoryVolume
 
 from ._tls import ensure_grpc_trusts_system_ca
 from .carrier import ModalCarrier
+from .connect import probe
 from .messages import INSIDE
 from .session import Definition, Session
 from .volume import ModalVolume
@@ -80,6 +81,9 @@ class ModalApparatus(Apparatus):
     @property
     def worker_data_dir(self) -> str:
         return MOUNT
+
+    def reach(self) -> str:
+        return f"Modal, workspace {probe()}"
 
     def _open_volume(self) -> Volume:
         if INSIDE in os.environ:

@@ -14,7 +14,7 @@ from mini.options import Options
 from mini.volume import DirectoryVolume
 
 from .carrier import Definition, RayCarrier
-from .cluster import check_fork
+from .cluster import check_fork, reach
 from .resources import ray_options
 from .storage import Mark, check_url, is_url, store
 
@@ -83,6 +83,9 @@ class RayApparatus(Apparatus):
     @property
     def worker_data_dir(self) -> str:
         return f"{str(self.storage).rstrip('/')}/volumes/{self.name}"
+
+    def reach(self) -> str:
+        return reach(self._address)
 
     def _open_volume(self) -> Volume:
         if isinstance(self.storage, str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import queue
@@ -329,6 +330,7 @@ class RayCarrier(RequestCarrier):
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+        _close_at_exit()
         session = self._session
         assert session is not None
         if session.cluster is None or not session.connected:
@@ -478,6 +480,21 @@ class RayCarrier(RequestCarrier):
         if isinstance(error, known.OutOfMemoryError) or OUT_OF_MEMORY in reason:
             return Lost(group, None, f"its node ran out of memory: {reason}", "out-of-memory")
         return Lost(group, None, f"its worker was lost: {reason}")
+
+
+@cache
+def _close_at_exit() -> None:
+    """Have what is still open closed at the end of this process, before Ray disconnects.
+
+    Any function of Ray's that is called after that connects to Ray again, if need be to an instance that it starts.
+    """
+    atexit.register(_close_all)
+
+
+def _close_all() -> None:
+    for carrier in list(_carriers):
+        with carrier.lock:
+            carrier.close(kill=True)
 
 
 def _never_ran(error: BaseException) -> bool:

@@ -25,7 +25,7 @@ from mini import AuthError, BackendUnavailable
 
 from . import guard
 
-__all__ = ["ADDRESS", "Cluster", "check_fork", "join"]
+__all__ = ["ADDRESS", "Cluster", "check_fork", "join", "reach"]
 
 ADDRESS = "MINI_RAY_ADDRESS"
 """Set where calls run: the cluster that they run on."""
@@ -83,8 +83,10 @@ class Cluster:
 
     @property
     def lost(self) -> bool:
-        """The cluster is no more, and neither is the connection: join it again."""
-        return self._connection is not _current
+        """The connection is no more, perhaps because the cluster is not: join it again."""
+        import ray
+
+        return self._connection is not _current or not ray.is_initialized()
 
     def is_there(self) -> bool:
         """Whether the cluster still is the one that was joined. Takes some milliseconds, or `PROBE_SECONDS`."""
@@ -133,9 +135,7 @@ def join(address: str | None) -> Cluster:
         AuthError: it wants a token, or another one.
     """
     global _current
-    wanted = os.environ.get(ADDRESS) or address or os.environ.get("RAY_ADDRESS") or None
-    if wanted == "local":
-        wanted = None
+    wanted = _wanted(address)
     import ray
 
     with _lock:
@@ -163,6 +163,25 @@ def join(address: str | None) -> Cluster:
             )
         connection.users += 1
         return Cluster(connection)
+
+
+def reach(address: str | None) -> str:
+    """Which cluster `join` would connect to, for people; whether something listens there. Joins and starts nothing.
+
+    Raises:
+        BackendUnavailable: nothing does.
+    """
+    wanted = _wanted(address)
+    if wanted is None:
+        return "an instance of its own on this machine, which the first call starts"
+    _read_variables()
+    with _found(wanted) as known:
+        return f"the Ray cluster at {known}"
+
+
+def _wanted(address: str | None) -> str | None:
+    wanted = os.environ.get(ADDRESS) or address or os.environ.get("RAY_ADDRESS") or None
+    return None if wanted == "local" else wanted
 
 
 def check_fork() -> None:

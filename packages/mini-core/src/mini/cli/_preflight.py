@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.metadata
 import importlib.util
 import inspect
@@ -16,8 +15,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
-
-import cloudpickle
 
 from mini.diagnose import Unpicklable, survey, type_name
 from mini.errors import RequirementsError
@@ -35,6 +32,7 @@ from mini.requirements import (
 from mini.wire import dumps
 
 from ._imports import imports_of, is_standard
+from ._load import TargetError, find_function, load_file, package_of
 
 __all__ = ["Preflight", "Problem", "TargetError", "preflight"]
 
@@ -60,10 +58,6 @@ Kind = Literal[
     "large",
     "unpinned",
 ]
-
-
-class TargetError(Exception):
-    """There is no such function in the file; the message says what there is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,19 +163,16 @@ def preflight(file: Path, function: str, value: Any = _NOTHING) -> Preflight:
     _look_at_project(result)
     # A worker has them, whether or not they are installed here.
     sys.path += [str(_path_entry(package)) for package in result.packages]
-    package = next((p for p in result.packages if p.path.is_dir() and file.is_relative_to(p.path)), None)
+    package = package_of(file, result.packages)
+    result.loaded_as = "script" if package is None else "module"
     try:
-        if package is None:
-            module = _load_script(file)
-        else:
-            result.loaded_as = "module"
-            module = _load_module(file, package)
+        module = load_file(file, package, MODULE_NAME)
     except BaseException as exc:
         if isinstance(exc, KeyboardInterrupt):
             raise
         result.problems.append(_import_problem(exc, file))
         return result
-    fn = _get(module, function)
+    fn = find_function(module, function)
     inputs = () if value is _NOTHING else (value,)
     _look_at_call(result, fn, inputs)
     _look_at_pickles(result, fn, inputs)
@@ -221,25 +212,6 @@ def _look_at_project(result: Preflight) -> None:
 # --- loading --------------------------------------------------------------------------------------------------------
 
 
-def _load_script(file: Path) -> ModuleType:
-    """Execute a file as Python would a script, but for its name. What it defines pickles by value."""
-    module = ModuleType(MODULE_NAME)
-    module.__file__ = str(file)
-    sys.path.insert(0, str(file.parent))
-    sys.argv = [str(file)]
-    sys.modules[MODULE_NAME] = module
-    cloudpickle.register_pickle_by_value(module)
-    exec(compile(file.read_bytes(), str(file), "exec"), module.__dict__)
-    return module
-
-
-def _load_module(file: Path, package: ProjectPackage) -> ModuleType:
-    """Import a file of the project's own package by its name; what it defines pickles by reference."""
-    inner = file.relative_to(package.path).with_suffix("").parts
-    name = ".".join([package.name, *(part for part in inner if part != "__init__")])
-    return importlib.import_module(name)
-
-
 def _path_entry(package: ProjectPackage) -> Path:
     """The directory that has to be on `sys.path` for the package to be found."""
     return package.path.parents[package.name.count(".")]
@@ -257,25 +229,6 @@ def _import_problem(exc: BaseException, file: Path) -> Problem:
         hint = f"run `uv add {exc.name.partition('.')[0]}`, or with `uv run` if it is added already"
     message = "".join(traceback.format_exception_only(exc)).strip()
     return Problem("import", where, f"the file cannot be imported: {message}", hint)
-
-
-def _get(module: ModuleType, function: str) -> Callable[..., Any]:
-    found: Any = module
-    for part in function.split("."):
-        found = getattr(found, part, None)
-    if callable(found):
-        return found  # type: ignore[no-any-return]
-    names = [
-        name
-        for name, value in vars(module).items()
-        if inspect.isroutine(value) and getattr(value, "__module__", None) == module.__name__
-    ]
-    problem = (
-        f"there is no {function!r}"
-        if found is None
-        else f"{function!r} is a {_shown(type_name(found))} and no function"
-    )
-    raise TargetError(f"{problem} in {module.__file__}; it has {', '.join(names) or 'no functions'}")
 
 
 # --- the call -------------------------------------------------------------------------------------------------------

@@ -42,4 +42,9 @@ class _Backends(click.Group):
 
 @click.group("auth", cls=_Backends)
 def command() -> None:
-    """Log in to BACKEND, or say as whom one is logged in."""
+    """Log in to BACKEND, or say as whom one is logged in.
+
+    \b
+    Example:
+        mini auth modal
+    """

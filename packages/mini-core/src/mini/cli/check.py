@@ -32,6 +32,10 @@ def command(ctx: click.Context, target: str, value: str | None, as_json: bool) -
     compares what they import with uv.lock. Calls nothing and starts nothing.
 
     Exit status: 0 if nothing would fail, 1 if something would, 2 for a wrong command line.
+
+    \b
+    Example:
+        mini check train.py:fit --input 0.1
     """
     file, function = _parse_target(target)
     arguments: list[Any] = []
@@ -41,7 +45,8 @@ def command(ctx: click.Context, target: str, value: str | None, as_json: bool) -
         except ValueError as exc:
             raise click.BadParameter(f"not JSON: {exc}", param_hint="--input") from exc
 
-    from ._preflight import TargetError, preflight
+    from ._load import TargetError
+    from ._preflight import preflight
 
     # What the file prints when it is imported is not part of the report.
     with contextlib.redirect_stdout(sys.stderr):
@@ -58,16 +63,13 @@ def command(ctx: click.Context, target: str, value: str | None, as_json: bool) -
 
 def _parse_target(target: str) -> tuple[Path, str]:
     name, colon, function = target.rpartition(":")
-    file = Path(name)
     if not colon or not function:
         raise click.BadParameter(
             f"{target!r} is not FILE:FUNCTION, such as train.py:fit", param_hint="FILE:FUNCTION"
         )
-    if not file.is_file():
-        raise click.BadParameter(f"there is no file {name!r}", param_hint="FILE:FUNCTION")
-    if file.suffix != ".py":
-        raise click.BadParameter(f"{name!r} is not a Python file (.py)", param_hint="FILE:FUNCTION")
-    return file, function
+    from ._load import parse_file
+
+    return parse_file(name, "FILE:FUNCTION"), function
 
 
 _TRAVELS = {

@@ -85,6 +85,10 @@ class LocalApparatus(Apparatus):
     def _settings(self) -> dict[str, Any]:
         return {"name": self.name, "data_dir": str(self.data_root), "workers": self.workers}
 
+    def reach(self) -> str:
+        cores = usable_cores()
+        return f"this machine, {cores} core{'s' * (cores != 1)}"
+
     @property
     def data_root(self) -> Path:
         """The directory in which volumes are kept, absolute; it need not exist yet."""

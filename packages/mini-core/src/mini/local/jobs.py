@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from ..errors import BackendUnavailable
 from ..jobboard import JobBoard, JobHost
@@ -31,6 +32,8 @@ FOLDER = "jobs"
 SOURCES = "source"
 RUNNERS = "runners"
 LOG = "runner.log"
+LOG_BYTES = 1 << 20
+"""A log that is larger is begun anew by the next runner."""
 
 
 def open_board(root: Path, name: str, *, stay: bool = False) -> JobBoard:
@@ -74,7 +77,7 @@ class LocalHost(JobHost):
         flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
         with (
             lock(self.folder / "alive.lock", fcntl.LOCK_SH) as alive,
-            (self.folder / LOG).open("ab") as log,
+            self._open_log() as log,
         ):
             try:
                 subprocess.run(
@@ -91,6 +94,11 @@ class LocalHost(JobHost):
                 raise BackendUnavailable(
                     f"the runner of {self._name}'s jobs cannot be started with {sys.executable!r}: {exc}"
                 ) from exc
+
+    def _open_log(self) -> BinaryIO:
+        log = self.folder / LOG
+        too_large = log.is_file() and log.stat().st_size > LOG_BYTES
+        return log.open("wb" if too_large else "ab")
 
     def stop(self, jobs: Sequence[JobStatus]) -> None:
         pass  # the runner looks whenever the store has changed

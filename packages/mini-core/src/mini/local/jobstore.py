@@ -11,6 +11,7 @@ import shutil
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -39,13 +40,14 @@ from ..jobrecord import (
 )
 from ..status import FailureRecord, LogLine
 
-__all__ = ["SqliteStore"]
+__all__ = ["SqliteStore", "make_private", "prune_sources"]
 
 BUSY_SECONDS = 60.0
 """How long somebody else may write before we give up."""
 MOST_VALUES = 500
 """Values in one SQL statement; more than some builds of SQLite take is more than is faster."""
 VERSION = 1
+KEEP_SECONDS = 24 * 3600.0
 
 _SCHEMA = """
 CREATE TABLE groups (
@@ -239,6 +241,19 @@ class SqliteStore(JobStore):
         (version,) = connection.execute("PRAGMA data_version").fetchone()
         return int(version)
 
+    def counts(self) -> dict[str, Counter[JobState]]:
+        if self._is_empty:
+            return {}
+        found: dict[str, Counter[JobState]] = {}
+        with self.db() as db:
+            rows = db.execute(
+                f"SELECT j.grp, {_STATE}, count(*) FROM jobs j JOIN attempts a USING (job) "
+                f"WHERE {_CURRENT} GROUP BY 1, 2"
+            )
+            for group, state, count in rows:
+                found.setdefault(group, Counter())[_STATES[state]] = count
+        return found
+
     def unfinished(self, *, claimed: bool, most: int, busy: Collection[str] = ()) -> list[JobStatus]:
         """The `most` oldest jobs that have not ended: those claimed, or those not, and none of the groups `busy`."""
         if self._is_empty:
@@ -319,6 +334,7 @@ class SqliteStore(JobStore):
 
     def put_source(self, digest: str, archive: bytes) -> None:
         snapshot.unpack(archive, self.sources / digest)
+        os.utime(self.sources / digest)  # it is wanted, see `prune_sources`
 
     def source(self, digest: str) -> bytes:
         # Workers find it unpacked.
@@ -355,6 +371,22 @@ def make_private(folder: Path) -> None:
     """Make a folder for what is nobody else's business: inputs and results."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def prune_sources(root: Path, jobs: Path) -> None:
+    """Remove source code under `root` that no group of any name, all of them under `jobs`, was launched from.
+
+    What was put there or asked for within a day stays: somebody may be about to create a group for it.
+    """
+    late = time.time() - KEEP_SECONDS
+    old = {path.name: path for path in root.glob("*") if path.stat().st_mtime < late}
+    if not old:
+        return
+    for folder in jobs.iterdir():
+        for group in SqliteStore(folder, root).groups():
+            old.pop(group.origin.source_digest or "", None)
+    for path in old.values():
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _unavailable(file: Path, exc: sqlite3.Error) -> BackendUnavailable:

@@ -21,7 +21,7 @@ from ..jobrecord import Ended, JobState, JobStatus, Key
 from ..jobwork import JobWorker, this_worker
 from .apparatus import thread_limits
 from .jobs import FOLDER, RUNNERS, SOURCES, LocalHost, is_held, lock
-from .jobstore import SqliteStore
+from .jobstore import SqliteStore, prune_sources
 from .wait import usable_cores
 
 __all__ = ["Runner", "main"]
@@ -216,3 +216,4 @@ class Runner:
             thread.join(END_SECONDS)
         with suppress(Exception):
             self._store.close()
+            prune_sources(self._root / SOURCES, self._folder.parent)
