@@ -10,7 +10,7 @@ usage() {
 usage: ./go COMMAND [ARGUMENT...]
 
   install       make .venv from uv.lock (every other command does so by itself)
-  demo          train a grid of models in parallel: examples/digits (--app NAME picks the backend)
+  demo          train a grid of models in parallel: examples/digits (--app NAME picks the backend, --detach leaves)
   test          all tests on one Python (arguments go to pytest)
   check         format, lint, types, tests
   conformance   the contract's clauses x backend x Python; --require fails where one is missing

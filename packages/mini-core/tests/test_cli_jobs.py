@@ -280,6 +280,45 @@ def test_detached_jobs_go_on_by_themselves(folder: Path) -> None:
     assert answer(folder, "results", "wait")["jobs"][0]["result"] == "go"
 
 
+def test_a_budget_ends_the_launch_and_is_stated_before(folder: Path) -> None:
+    maps = ["--map", f"pipe={folder / 'pipe'}", "--map", "x=0,1,2"]
+    options = ["-w", "timeout=60", "-w", "retries=1", "--max-workers", "1"]
+    done = run(folder, "run", "wait.py", *maps, *options, "--budget", "0.5s")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[:2] == [
+        "at worst: 6:00 of workers' time (3 calls x 60 s x 2 attempts)",
+        "ended after: 0.5 s of workers' time",
+    ]
+    assert "the budget of 0.5 s is used up" in mini(folder, "status", "wait", status=1)
+    jobs = answer(folder, "results", "wait", status=1)["jobs"]
+    assert {job["state"] for job in jobs} == {"CANCELLED"}
+    assert "the budget of 0.5 s is used up" in jobs[2]["error"]
+
+
+def test_a_cost_is_a_budget_by_prices(folder: Path) -> None:
+    run_it = ["run", "train.py", "--map", "rate=1", "--max-cost"]
+    assert "Declared is nothing: declare cpu, memory or gpu" in complaint(folder, *run_it, "1")
+    assert "goes into [tool.mini.prices]" in complaint(folder, *run_it, "1", "-w", "cpu=2")
+    table = "[tool.mini.prices]\ncurrency = 'USD'\ncpu = 3\n"
+    (folder / "pyproject.toml").write_text(f'[project]\nname = "p"\nversion = "1"\n{table}')
+    done = run(folder, *run_it, "12USD", "--budget", "1h30m", "-w", "cpu=2")
+    assert done.stderr.splitlines() == [
+        "at worst: no end, because nothing says how long a call may run (-w timeout=SECONDS)",
+        "ended after: 1:30:00 of workers' time, 9 USD",
+    ]
+    done = run(folder, *run_it, "3 USD", "--budget", "1h30m", "-w", "cpu=2", "-w", "timeout=60")
+    assert done.stderr.splitlines() == [
+        "at worst: 1:00 of workers' time, 0.1 USD (1 call x 60 s)",
+        "ended after: 30:00 of workers' time, 3 USD",
+    ]
+    assert "the prices of the project are in USD" in complaint(folder, *run_it, "3EUR", "-w", "cpu=2")
+    assert "'-1' is no amount, such as 5USD" in complaint(folder, *run_it, "-1", "-w", "cpu=2")
+    for wrong in ("0", "2 weeks", "h", "-1h", "1h x", "nan", "1.2.3s"):
+        assert "is no duration, such as 90s" in complaint(
+            folder, "run", "train.py", "--map", "rate=1", f"--budget={wrong}"
+        )
+
+
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
@@ -341,6 +380,25 @@ def test_results_of_every_kind_become_files(folder: Path) -> None:
     assert files.keys() == {"0.bin", "1.txt", "2.json", "3.pickle", "4.pickle", "results.csv"}
     assert files["0.bin"].read_bytes() == b"\0bytes"
     assert pickle.loads(files["4.pickle"].read_bytes()) == {1, 2}
+
+
+def test_any_text_can_be_shown(folder: Path) -> None:
+    (folder / "odd.py").write_text(
+        "import mini\n"
+        "def odd(x):\n"
+        "    mini.emit_metrics(**{'\\udc80 [red]': '\\x1b[31m'})\n"
+        "    print('\\udc80')\n"
+        "    if x: raise ValueError('\\x1b[2J\\udc80')\n"
+        "    return '\\udc80 [bold] é'\n"
+    )
+    shown = mini(folder, "run", "odd.py", "--map", "x=0,1", status=1)
+    assert r"\udc80 [bold] é" in shown
+    assert "\x1b" not in shown + mini(folder, "status", "odd", status=1)
+    for arguments in (["--csv"], ["--json"], ["--out", "out"]):
+        mini(folder, "results", "odd", *arguments, status=1)
+        mini(folder, "results", "odd", *arguments, status=1, PYTHONIOENCODING="ascii", LC_ALL="C")
+    assert mini(folder, "logs", "odd", "0") == "\\udc80\n"
+    mini(folder, "report", "odd")
 
 
 def test_a_result_that_cannot_be_read_costs_itself(folder: Path) -> None:

@@ -1,6 +1,6 @@
-"""Detached jobs as all backends share them: records, facts and what follows from them, over a real store.
+"""Detached jobs as all backends share them: records, facts and what follows from them, over real stores.
 
-The store is the local backend's. Hosts start nothing: these tests are the workers.
+These are the local backend's and the one for shared folders. Hosts start nothing: these tests are the workers.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from mini.errors import (
     WorkerLost,
 )
 from mini.failure import Failure
+from mini.folderstore import FolderStore
 from mini.jobboard import GroupRecord, JobBoard, JobGroup, JobHost, JobStatus, JobStore, Select
 from mini.jobrecord import (
     Attempt,
@@ -65,8 +66,12 @@ ORIGIN = Origin(1.0, "me@here", "ab", "cd", "ef", False, "3.11.7", {"numpy": "2.
 ME = Worker("here", 1)
 
 
-def open_store(folder: Path) -> SqliteStore:
-    return SqliteStore(folder / "jobs", folder / "source")
+STORES = ("sqlite", "folder")
+
+
+def open_store(kind: str, folder: Path) -> JobStore:
+    make = SqliteStore if kind == "sqlite" else FolderStore
+    return make(folder / "jobs", folder / "source")
 
 
 class Nobody(JobHost):
@@ -108,9 +113,9 @@ def part(value: object) -> wire.Frames:
     return [marshal.dumps(("one", 0, 1, failed)), data, *wire.raw(buffers, copy=True)]
 
 
-@pytest.fixture
-def board(tmp_path: Path) -> JobBoard:
-    board = JobBoard(open_store(tmp_path), Nobody())
+@pytest.fixture(params=STORES)
+def board(request: pytest.FixtureRequest, tmp_path: Path) -> JobBoard:
+    board = JobBoard(open_store(request.param, tmp_path), Nobody())
     create(board.store, "g", 5)
     return board
 
@@ -514,8 +519,8 @@ def test_reading_a_large_group_loads_no_outcome(tmp_path: Path) -> None:
 # --- several writers ------------------------------------------------------------------------------------------------
 
 
-def race(path: Path, worker: int, go: Any) -> list[int]:
-    board = JobBoard(open_store(path), Nobody())
+def race(kind: str, path: Path, worker: int, go: Any) -> list[int]:
+    board = JobBoard(open_store(kind, path), Nobody())
     go.wait()
     won = []
     for i in range(40):
@@ -528,13 +533,14 @@ def race(path: Path, worker: int, go: Any) -> list[int]:
     return won
 
 
-def test_processes_that_race_agree(tmp_path: Path) -> None:
-    store = open_store(tmp_path)
+@pytest.mark.parametrize("kind", STORES)
+def test_processes_that_race_agree(kind: str, tmp_path: Path) -> None:
+    store = open_store(kind, tmp_path)
     create(store, "g", 40)
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager, context.Pool(4) as pool:
         go = manager.Barrier(4)
-        claims = pool.starmap(race, [(tmp_path, worker, go) for worker in range(4)], chunksize=1)
+        claims = pool.starmap(race, [(kind, tmp_path, worker, go) for worker in range(4)], chunksize=1)
     owner = {i: worker for worker, won in enumerate(claims) for i in won}
     assert sum(map(len, claims)) == len(owner), "a job was claimed twice"
     for i, job in enumerate(JobGroup(JobBoard(store, Nobody()), "g", 40)):
@@ -550,12 +556,14 @@ class JobMachine(RuleBasedStateMachine):
     Each has a store of its own, as if it were a process of its own.
     """
 
+    kind = "sqlite"
+
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory(prefix="mini-jobs-")
         self.host = Nobody()
         self.board, *self.workers = (
-            JobBoard(open_store(Path(self.folder.name)), self.host) for _ in range(3)
+            JobBoard(open_store(self.kind, Path(self.folder.name)), self.host) for _ in range(3)
         )
         create(self.board.store, "g", 2, retries=1)
         self.holders: dict[Key, int] = {}
@@ -672,13 +680,21 @@ class JobMachine(RuleBasedStateMachine):
                 assert error.args == (self.truth[record.key],)
 
 
+class FolderMachine(JobMachine):
+    kind = "folder"
+
+
 TestJobMachine = JobMachine.TestCase
-TestJobMachine.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
+TestFolderMachine = FolderMachine.TestCase
+TestJobMachine.settings = TestFolderMachine.settings = settings(
+    max_examples=30, stateful_step_count=30, deadline=None
+)
 
 
 @pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_same_at_length() -> None:
+@pytest.mark.parametrize("machine", [JobMachine, FolderMachine])
+def test_the_same_at_length(machine: type[JobMachine]) -> None:
     at_length = settings(max_examples=1000, stateful_step_count=60, deadline=None)
-    run_state_machine_as_test(JobMachine, settings=at_length)
+    run_state_machine_as_test(machine, settings=at_length)

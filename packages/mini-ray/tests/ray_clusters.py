@@ -108,8 +108,7 @@ class RayCluster:
         self._env = {**os.environ, **self.variables, **(env or {})}
         self._env.pop("RAY_ADDRESS", None)
         self.nodes: list[RayNode] = []
-        self.port = _free_port()
-        self.address = f"{_own_address()}:{self.port}"
+        self.move()
         # Ray wants the option left out where it cannot serve its client.
         self._client_port = _free_port() if find_spec("grpc") and python is None else None
         self.client_address = f"ray://{_own_address()}:{self._client_port}" if self._client_port else ""
@@ -140,14 +139,26 @@ class RayCluster:
         ]
         return self._start(arguments)
 
-    def add_node(self, env: Mapping[str, str] | None = None, hidden: Path | None = None) -> RayNode:
+    def move(self) -> None:
+        """Have the next head, and those who look for it, at another address."""
+        self.port = _free_port()
+        self.address = f"{_own_address()}:{self.port}"
+
+    def add_node(
+        self,
+        env: Mapping[str, str] | None = None,
+        hidden: Path | None = None,
+        options: Sequence[str] = (),
+    ) -> RayNode:
         """Start a node more.
 
         Args:
             env: further variables of its own.
             hidden: a directory for which it has an empty one; see `can_hide`.
+            options: further arguments of its `ray start`.
         """
-        return self._start([f"--address={self.address}"], env, hiding(hidden) if hidden else ())
+        arguments = [f"--address={self.address}", *options]
+        return self._start(arguments, env, hiding(hidden) if hidden else ())
 
     def _start(
         self, arguments: Sequence[str], env: Mapping[str, str] | None = None, prefix: Sequence[str] = ()

@@ -155,6 +155,11 @@ class Apparatus(ABC):
     def _settings(self) -> dict[str, Any]:
         """Constructor arguments that make the same apparatus again, on another machine; its options travel beside."""
 
+    @property
+    def _without_jobs(self) -> str:
+        """Why `detached_jobs` is declined, and what to do about it, if that depends on how the apparatus was made."""
+        return ""
+
     def _open_jobs(self) -> JobBoard:
         """The jobs of this name, for a backend that honours `detached_jobs`. Starts nothing.
 
@@ -563,9 +568,8 @@ class Apparatus(ABC):
     def _board(self, what: str) -> JobBoard:
         """The jobs of this name, for the method called `what`."""
         if Capability.DETACHED_JOBS not in self.capabilities:
-            raise Unsupported(
-                f"the {self.backend} backend has no detached jobs, so no {what}(); use run or map"
-            )
+            why = self._without_jobs or f"the {self.backend} backend has no detached jobs"
+            raise Unsupported(f"{what}() is not available: {why}; run and map are")
         if self._runtime.closed:
             raise RuntimeError("this apparatus is closed; make a new one")
         if self._jobs is None:

@@ -14,11 +14,13 @@ from mini.options import Options
 from mini.volume import DirectoryVolume
 
 from .carrier import Definition, RayCarrier
-from .cluster import check_fork, reach
+from .cluster import check_fork, reach, wanted
 from .resources import ray_options
+from .session import Link
 from .storage import Mark, check_url, is_url, store
 
 if TYPE_CHECKING:
+    from mini.jobboard import JobBoard
     from mini.volume import Volume
 
 __all__ = ["RayApparatus"]
@@ -61,10 +63,34 @@ class RayApparatus(Apparatus):
         self._address = address
         self._given_storage = storage
         self._storage: Path | str | None = None
+        self._link = Link(address)
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        return frozenset(Capability) - {Capability.DETACHED_JOBS, Capability.AT_MOST_ONCE_GROUPED}
+        declined = {Capability.AT_MOST_ONCE_GROUPED}
+        if self._without_jobs:
+            declined.add(Capability.DETACHED_JOBS)
+        return frozenset(Capability) - declined
+
+    @property
+    def _without_jobs(self) -> str:
+        where = wanted(self._address)
+        if where is None:
+            return (
+                "a Ray instance that this process starts ends with it, and detached jobs would with that; start a "
+                "cluster (ray start --head) and join it with address='auto'"
+            )
+        if where.startswith("ray://"):
+            return (
+                f"detached jobs cannot be looked after through Ray's client ({where!r}); use address='host:6379' on a "
+                "host that belongs to the cluster"
+            )
+        if isinstance(self.storage, str):
+            return (
+                f"detached jobs need a directory that all nodes share, and cannot be kept in object storage "
+                f"({self.storage}); have storage= name such a directory"
+            )
+        return ""
 
     def _settings(self) -> dict[str, Any]:
         return {"name": self.name, "address": self._address, "storage": str(self.storage)}
@@ -91,6 +117,16 @@ class RayApparatus(Apparatus):
         if isinstance(self.storage, str):
             return ObjectVolume(store(self.worker_data_dir))
         return DirectoryVolume(Path(self.worker_data_dir))
+
+    def _open_jobs(self) -> JobBoard:
+        from .jobs import open_board
+
+        assert isinstance(self.storage, Path)
+        return open_board(self.name, self.storage, self._address, self._options, self._link)
+
+    def close(self) -> None:
+        super().close()
+        self._link.close()
 
     def _open_carrier(self, options: Options) -> Carrier:
         check_fork()

@@ -5,13 +5,11 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
-import queue
-import shlex
 import threading
 import time
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cache, partial
@@ -23,18 +21,18 @@ from mini.answering import Answer, RequestCarrier
 from mini.carrier import Broken, Group, Lost, Returned, Task
 from mini.local.wait import usable_cores
 
-from .cluster import Cluster, join
-from .environment import Environments, by_value
+from .cluster import join
+from .environment import Environments, by_value, settle
 from .node import Seat
-from .resources import feasible, needs_of, place
+from .resources import feasible, needs_of
+from .session import Session
 from .storage import Mark
 from .worker import UNFIT, Letter, beside, frames_of
 
-__all__ = ["Definition", "RayCarrier"]
+__all__ = ["Definition", "RayCarrier", "not_started"]
 
 CONSTANT_BYTES = 256 * 1024
 """Programs from this size on go into the object store, once, instead of to each worker."""
-CLOSE_SECONDS = 30.0
 IDLE_SECONDS = 60.0
 """How long a worker that has nothing to do may hold resources that others could use."""
 LOOK_SECONDS = 0.2
@@ -125,7 +123,7 @@ class RayCarrier(RequestCarrier):
         """Held where `_workers` and what they have been given change."""
         self._workers: list[_Worker] = []
         self._at: dict[int, _Worker] = {}
-        self._session: _Session | None = None
+        self._session: Session | None = None
         self._constants: dict[str, Any] = {}
         """References to the frames of large programs, by task."""
         self._careful: set[str] = set()
@@ -169,7 +167,7 @@ class RayCarrier(RequestCarrier):
 
     def start(self, group: Group) -> str:
         if self._session is None:
-            self._session = _Session(self._look_after, LOOK_SECONDS if self._needs else CHECK_SECONDS)
+            self._session = Session(self._look_after, LOOK_SECONDS if self._needs else CHECK_SECONDS)
         with self._own:  # until it is on its way: nobody answers for a group that is not
             worker = min(self._workers, key=lambda w: (len(w.groups), self._is_careful(w)), default=None)
             if worker is None or (worker.groups and len(self._workers) < self.width):
@@ -328,7 +326,6 @@ class RayCarrier(RequestCarrier):
 
     def _create(self, worker: _Worker) -> None:
         import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         _close_at_exit()
         session = self._session
@@ -344,18 +341,8 @@ class RayCarrier(RequestCarrier):
         nodes = feasible(options, ray.nodes())
         places = session.environments.places(options, nodes, ours=session.cluster.ours)
         nodes = self._trusted([each for each in nodes if each["NodeID"] in places])
-        alike = len(set(places.values())) <= 1
-        if "scheduling_strategy" not in options and not (alike and options["num_cpus"]):
-            taken = Counter(w.node for w in self._workers if w.node is not None)
-            worker.node = place(nodes, taken)
-            if worker.node is not None:
-                options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(worker.node, soft=False)
-        where = places[worker.node] if worker.node is not None else next(iter(places.values()))
-        if where.python is not None:
-            options["runtime_env"] = {
-                **options.get("runtime_env", {}),
-                "py_executable": shlex.quote(where.python),
-            }
+        taken = Counter(w.node for w in self._workers if w.node is not None)
+        options, worker.node, where = settle(options, nodes, places, taken)
         env, path, *rest = self._definition.args
         path = path if where.path is None else where.path
         mark = self._definition.mark
@@ -374,7 +361,7 @@ class RayCarrier(RequestCarrier):
             news = worker.actor.listen.remote()
             news.future().add_done_callback(partial(self._has_told, worker))
 
-    def _check_cluster(self, session: _Session) -> None:
+    def _check_cluster(self, session: Session) -> None:
         """Let go of the cluster if it is no more. Then nothing will be heard of its workers."""
         self._checked = time.monotonic()
         cluster = session.cluster
@@ -390,7 +377,7 @@ class RayCarrier(RequestCarrier):
             carrier._constants.clear()
         cluster.drop()
 
-    def _end(self, session: _Session, workers: list[_Worker]) -> None:
+    def _end(self, session: Session, workers: list[_Worker]) -> None:
         """End workers; Ray waits for a minute where there is no cluster any more."""
         import ray
 
@@ -450,7 +437,7 @@ class RayCarrier(RequestCarrier):
                 self.post(Returned(group, group.count))
             return
         if not worker.ready and not isinstance(error, MiniError):
-            error = _not_started(error)
+            error = not_started(error)
         for group in groups:
             self.answered(group.id, error)
 
@@ -503,7 +490,7 @@ def _never_ran(error: BaseException) -> bool:
     return isinstance(error, ActorUnschedulableError) or NEVER_RAN in str(error)
 
 
-def _not_started(error: BaseException) -> MiniError:
+def not_started(error: BaseException) -> MiniError:
     """What an error means that came before a worker was there."""
     from ray import exceptions as known
 
@@ -526,51 +513,3 @@ def _actor_class() -> Any:
     for name, group in {"listen": "news", "order": "orders"}.items():
         ray.method(concurrency_group=group)(getattr(Seat, name))
     return ray.remote(max_concurrency=2, concurrency_groups={"orders": 1, "news": 1})(by_value(Seat))
-
-
-class _Session:
-    """A thread that does one thing after the other, and the hold on the cluster that belongs to it.
-
-    Args:
-        now_and_then: called when there has been nothing to do for `seconds`.
-    """
-
-    def __init__(self, now_and_then: Callable[[], None], seconds: float) -> None:
-        self.cluster: Cluster | None = None
-        self.environments: Environments | None = None
-        """Of the cluster."""
-        self.over = threading.Event()
-        self._now_and_then = now_and_then
-        self._seconds = seconds
-        self._todo: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="mini-ray", daemon=True)
-        self._thread.start()
-
-    @property
-    def connected(self) -> bool:
-        return self.cluster is not None and not self.cluster.lost
-
-    def do(self, what: Callable[[], Any]) -> None:
-        self._todo.put(what)
-
-    def close(self) -> None:
-        self.over.set()
-        self._todo.put(None)
-        if self._thread is not threading.current_thread():
-            self._thread.join(CLOSE_SECONDS)
-
-    def _next(self) -> Callable[[], Any] | None:
-        while True:
-            try:
-                return self._todo.get(timeout=self._seconds)
-            except queue.Empty:
-                with contextlib.suppress(Exception):
-                    self._now_and_then()
-
-    def _work(self) -> None:
-        while (what := self._next()) is not None:
-            with contextlib.suppress(Exception):  # what can go wrong is told about where it is done
-                what()
-            del what
-        if self.cluster is not None:
-            self.cluster.close()

@@ -25,7 +25,7 @@ from mini import AuthError, BackendUnavailable
 
 from . import guard
 
-__all__ = ["ADDRESS", "Cluster", "check_fork", "join", "reach"]
+__all__ = ["ADDRESS", "Cluster", "check_fork", "identify", "join", "locate", "reach", "wanted"]
 
 ADDRESS = "MINI_RAY_ADDRESS"
 """Set where calls run: the cluster that they run on."""
@@ -82,6 +82,16 @@ class Cluster:
         return self._connection.instance is not None
 
     @property
+    def id(self) -> str:
+        """Of the cluster, which another one at the same place has not; empty if that is not known."""
+        return self._connection.id
+
+    @property
+    def gcs(self) -> str:
+        """Where its control service listens; empty if that is not known."""
+        return self._connection.gcs
+
+    @property
     def lost(self) -> bool:
         """The connection is no more, perhaps because the cluster is not: join it again."""
         import ray
@@ -94,7 +104,7 @@ class Cluster:
         if not connection.gcs:
             return True
         try:
-            return _probe(connection.gcs) is None and _identify(connection.gcs) == connection.id
+            return _probe(connection.gcs) is None and identify(connection.gcs) == connection.id
         except Exception:
             return False
 
@@ -135,7 +145,7 @@ def join(address: str | None) -> Cluster:
         AuthError: it wants a token, or another one.
     """
     global _current
-    wanted = _wanted(address)
+    where = wanted(address)
     import ray
 
     with _lock:
@@ -143,20 +153,20 @@ def join(address: str | None) -> Cluster:
         if connection is not None and not ray.is_initialized():
             connection = None  # somebody has ended it
         if connection is None:
-            connection = _Connection(wanted)
+            connection = _Connection(where)
             if ray.is_initialized():
                 connection.theirs = True
-            elif wanted is None:
+            elif where is None:
                 connection.instance = _Instance()
                 connection.instance.begin()
             else:
-                _connect(wanted)
-            if not (wanted or "").startswith("ray://"):
+                _connect(where)
+            if not (where or "").startswith("ray://"):
                 connection.gcs = ray.get_runtime_context().gcs_address
-                connection.id = _identify(connection.gcs)
+                connection.id = identify(connection.gcs)
             _current = connection
-        elif connection.address != wanted and not connection.theirs:
-            has, wants = (_named(a) for a in (connection.address, wanted))
+        elif connection.address != where and not connection.theirs:
+            has, wants = (_named(a) for a in (connection.address, where))
             raise BackendUnavailable(
                 f"this process is connected to {has}, and Ray keeps one connection in a process, so it cannot be "
                 f"connected to {wants} as well; close the other apparatus first, or use another process"
@@ -171,17 +181,31 @@ def reach(address: str | None) -> str:
     Raises:
         BackendUnavailable: nothing does.
     """
-    wanted = _wanted(address)
-    if wanted is None:
+    where = wanted(address)
+    if where is None:
         return "an instance of its own on this machine, which the first call starts"
     _read_variables()
-    with _found(wanted) as known:
+    with _found(where) as known:
         return f"the Ray cluster at {known}"
 
 
-def _wanted(address: str | None) -> str | None:
-    wanted = os.environ.get(ADDRESS) or address or os.environ.get("RAY_ADDRESS") or None
-    return None if wanted == "local" else wanted
+def wanted(address: str | None) -> str | None:
+    """The address that `join` goes by; None for an instance of our own."""
+    where = os.environ.get(ADDRESS) or address or os.environ.get("RAY_ADDRESS")
+    return None if where in ("local", "") else where
+
+
+def locate(address: str) -> str:
+    """Where the control service of a cluster listens, without joining it.
+
+    Raises:
+        BackendUnavailable: nothing answers there.
+    """
+    import ray
+
+    if not ray.is_initialized():
+        _read_variables()
+    return _resolve(address)
 
 
 def check_fork() -> None:
@@ -205,7 +229,7 @@ def _connect(address: str) -> None:
     _read_variables()
     with _found(address) as known, _on_loopback() if _is_loopback(known) else contextlib.nullcontext():
         if not known.startswith("ray://"):
-            _identify(known)
+            identify(known)
         _init(known)
 
 
@@ -260,8 +284,8 @@ def _resolve(address: str) -> str:
     ) from error
 
 
-def _identify(address: str) -> str:
-    """The id of the cluster there. Asked once, where Ray would try for twenty seconds, whatever the answer is."""
+def identify(address: str) -> str:
+    """The id of the cluster there. Asks once, where Ray would try for twenty seconds, whatever the answer is."""
     import ray
 
     return str(ray._raylet.GcsClient(address=address).cluster_id.hex())

@@ -7,6 +7,7 @@ import json
 import logging
 import marshal
 import os
+import shlex
 import sys
 import threading
 import time
@@ -22,8 +23,9 @@ from mini.buildlog import ending, failed_requirement, plain
 from mini.shipment import Index, Shipment, backend_settings, index_options, pack_project, requirement_name
 
 from . import node
+from .resources import place
 
-__all__ = ["Environments", "Place", "by_value"]
+__all__ = ["Environments", "Place", "by_value", "settle"]
 
 log = logging.getLogger("mini")
 
@@ -80,6 +82,8 @@ class Environments:
         self._root = root
         self._over = over
         self._places: dict[str, Place] = {}
+        self._seen: set[tuple[str, str]] = set()
+        """Nodes, and the directories that they have."""
         self._sent: tuple[Any, ...] = ()
         """What `node.prepare` takes; it holds references."""
 
@@ -131,6 +135,22 @@ class Environments:
         unknown = [each for each in nodes if each["NodeID"] not in _looks]
         _looks.update(self._on_each(unknown, node.look, (), LOOK_SECONDS))
         return {name: _looks[name] for name in ids if name in _looks}
+
+    def check_directory(self, nodes: list[dict[str, Any]], directory: str, file: str) -> None:
+        """Have each node look for a file in a directory, once.
+
+        Raises:
+            BackendUnavailable: one does not have it.
+        """
+        new = [each for each in nodes if (each["NodeID"], directory) not in self._seen]
+        answers = self._on_each(new, node.sees, (file,), LOOK_SECONDS)
+        blind = [_named(each) for each in new if answers.get(each["NodeID"]) is False]
+        if blind:
+            raise BackendUnavailable(
+                f"the node {', '.join(blind)} does not see the storage directory {directory} of this machine; have "
+                "storage= name a directory that all nodes share"
+            )
+        self._seen.update((name, directory) for name in answers)
 
     def _prepare(self, nodes: list[dict[str, Any]]) -> None:
         import ray
@@ -190,6 +210,36 @@ class Environments:
                 if each["NodeID"] in {other["NodeID"] for other in ray.nodes() if other["Alive"]}:
                     raise BackendUnavailable(f"the node {_named(each)} cannot be used: {exc}") from exc
         return answers
+
+
+def settle(
+    options: Mapping[str, Any],
+    nodes: list[dict[str, Any]],
+    places: Mapping[str, Place],
+    taken: Mapping[str, int],
+) -> tuple[dict[str, Any], str | None, Place]:
+    """Where another worker goes: its options of Ray, the id of its node if that is decided here, and what it is.
+
+    Args:
+        options: of the actor, as they are asked for.
+        nodes: on which it can be.
+        places: of these nodes.
+        taken: how many workers a node has already.
+    """
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    settled = dict(options)
+    chosen = None
+    alike = len(set(places.values())) <= 1
+    if "scheduling_strategy" not in options and not (alike and options["num_cpus"]):
+        chosen = place(nodes, taken)
+        if chosen is not None:
+            settled["scheduling_strategy"] = NodeAffinitySchedulingStrategy(chosen, soft=False)
+    where = places[chosen] if chosen is not None else next(iter(places.values()))
+    if where.python is not None:
+        runtime_env = {**options.get("runtime_env", {}), "py_executable": shlex.quote(where.python)}
+        settled["runtime_env"] = runtime_env
+    return settled, chosen, where
 
 
 _looks: dict[str, Any] = {}

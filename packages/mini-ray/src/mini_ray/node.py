@@ -27,7 +27,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["READY", "SOURCE", "Seat", "cache", "environment", "look", "prepare", "source"]
+__all__ = [
+    "READY",
+    "SOURCE",
+    "JobSeat",
+    "Seat",
+    "cache",
+    "environment",
+    "look",
+    "prepare",
+    "sees",
+    "source",
+]
 
 SOURCE = "MINI_RAY_SOURCE"
 """Set where calls run in an environment that was made for them: the folder in `sources/`."""
@@ -44,15 +55,20 @@ LEASH = (
 )
 
 
+def settle_in(source: str, path: list[str]) -> None:
+    """Have the import path in place before anything of mini is imported."""
+    if path:
+        sys.path[:] = path
+    if source:
+        os.environ[SOURCE] = source
+        os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+
+
 class Seat:
-    """What Ray makes an actor of: a `Worker`, with the import path in place before anything of mini is imported."""
+    """What Ray makes an actor of: a `Worker`."""
 
     def __init__(self, source: str, env: dict[str, str], path: list[str], directory: str, seen: str) -> None:
-        if path:
-            sys.path[:] = path
-        if source:
-            os.environ[SOURCE] = source
-            os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        settle_in(source, path)
         from mini_ray.worker import Worker
 
         self.worker = Worker(env, path, directory, seen)
@@ -68,6 +84,29 @@ class Seat:
 
     def order(self, what: str, *args: Any) -> None:
         self.worker.order(what, *args)
+
+
+class JobSeat:
+    """What Ray makes a detached actor of: a `JobActor`."""
+
+    def __init__(
+        self, source: str, path: list[str], folder: str, sources: str, kind: str, width: int
+    ) -> None:
+        settle_in(source, path)
+        from mini_ray.jobactor import JobActor
+
+        self.actor = JobActor(folder, sources, kind, width)
+
+    def more(self) -> bool:
+        return self.actor.more()
+
+    def end(self) -> None:
+        self.actor.end()
+
+
+def sees(path: str) -> bool:
+    """Whether there is something at that path here."""
+    return Path(path).exists()
 
 
 def look() -> dict[str, Any]:

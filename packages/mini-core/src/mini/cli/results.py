@@ -223,7 +223,7 @@ def _write(rows: list[Row], folder: Path) -> None:
             if row.record.state == "DONE" and not row.error:
                 suffix, data = _file_of(row.value)
                 (folder / f"{row.record.id}{suffix}").write_bytes(data)
-        (folder / "results.csv").write_text(to_csv(rows), encoding="utf-8")
+        (folder / "results.csv").write_text(to_csv(rows), encoding="utf-8", errors="backslashreplace")
     except OSError as exc:
         raise click.BadParameter(f"cannot write into {str(folder)!r}: {exc}", param_hint="--out") from exc
 

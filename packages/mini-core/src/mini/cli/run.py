@@ -57,6 +57,12 @@ MODULE_NAME = "__mini_run__"
     metavar="KEY=VALUE",
     help="Any other option, such as timeout=60 or retries=2.",
 )
+@click.option(
+    "--budget", metavar="TIME", help="End it when workers have been busy for so long, all together: 2h, 30m."
+)
+@click.option(
+    "--max-cost", metavar="AMOUNT", help="The same in money, by the prices of [tool.mini.prices]: 5USD."
+)
 @click.option("--watch", is_flag=True, help="Show progress, and on Ctrl-C leave the jobs alone.")
 @click.option("--detach", is_flag=True, help="Return at once.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (docs/reference/cli.md has the schema).")
@@ -71,6 +77,8 @@ def command(
     max_workers: int | None,
     gpu: str | None,
     options: tuple[str, ...],
+    budget: str | None,
+    max_cost: str | None,
     watch: bool,
     detach: bool,
     as_json: bool,
@@ -109,10 +117,10 @@ def command(
     with contextlib.redirect_stdout(sys.stderr):
         fn, is_main = _load(file, function_name)
     if is_main:
-        if maps or grid or watch or detach:
+        if maps or grid or watch or detach or budget or max_cost:
             raise click.UsageError(
-                f"{file.name} defines main(app), which launches by itself: it takes no --map, --grid, --watch or "
-                "--detach; or name a function, FILE:FUNCTION"
+                f"{file.name} defines main(app), which launches by itself: it takes no --map, --grid, --budget, "
+                "--max-cost, --watch or --detach; or name a function, FILE:FUNCTION"
             )
         with named.apparatus().w(**settings) as apparatus:
             returned = fn(apparatus)
@@ -124,12 +132,19 @@ def command(
     inputs = rows(fn, maps, grid)
     if not inputs:
         raise click.UsageError("there are no inputs: --grid has no rows")
+    from ._budget import plan
+
     with named.apparatus().w(**settings) as apparatus:
         if apparatus.supports("detached_jobs"):
-            group = _spawn(apparatus, fn, inputs)
+            seconds, words = plan(named.app, settings, len(inputs), budget, max_cost)
+            for line in words:
+                click.echo(line, err=True)
+            group = _spawn(apparatus, fn, inputs, seconds)
             _go_on(ctx, named, group, watch=watch, detach=detach, as_json=as_json)
-        elif watch or detach:
-            raise click.UsageError(f"{named.app} has no detached jobs, and so neither --watch nor --detach")
+        elif watch or detach or budget or max_cost:
+            raise click.UsageError(
+                f"{named.app} has no detached jobs, and so no --watch, --detach, --budget or --max-cost"
+            )
         else:
             _attached(ctx, named, apparatus, fn, inputs, as_json=as_json)
 
@@ -212,13 +227,13 @@ def _show_error(exc: BaseException, file: Path) -> None:
 # --- running it -----------------------------------------------------------------------------------------------------
 
 
-def _spawn(apparatus: Apparatus, fn: Callable[..., Any], inputs: list[Row]) -> JobGroup:
+def _spawn(apparatus: Apparatus, fn: Callable[..., Any], inputs: list[Row], budget: float | None) -> JobGroup:
     from mini.rows import ByName
 
     from ._wait import waiting
 
     with waiting(f"launching {len(inputs):,} jobs"):
-        return apparatus.spawn_map(ByName(fn), inputs)
+        return apparatus.spawn_map(ByName(fn), inputs, budget=budget)
 
 
 def _go_on(

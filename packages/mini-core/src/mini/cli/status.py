@@ -89,6 +89,13 @@ def _tell(board: JobBoard, groups: Sequence[GroupRecord], counts: Counter[JobSta
             click.echo(line.rstrip())
         if count > MOST_SHOWN:
             click.echo(f"  {styled(states[0])}  and {count - MOST_SHOWN} more")
+    if counts[JobState.CANCELLED]:
+        # A person who cancels knows why; a budget that does it says so.
+        found = [j.id for j in board.store.states(Select(states={JobState.CANCELLED})) if j.group in ids]
+        for record in board.store.read(Select(found[:1])):
+            ended = record.current.ended
+            if ended is not None and ended.failure is not None:
+                click.echo(f"  {styled('CANCELLED')}  {one_line(ended.failure.message)}")
 
 
 def _group_json(group: GroupRecord, counts: Counter[JobState]) -> dict[str, Any]:

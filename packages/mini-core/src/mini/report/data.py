@@ -71,6 +71,7 @@ def describe(records: Sequence[JobRecord], name: str, backend: str, now: float) 
                 "function": record.function,
                 "jobs": launches.counts[number],
                 **asdict(record.origin),
+                "options": {name: cell(value) for name, value in record.origin.options.items()},
             }
             for number, record in enumerate(launches.items)
         ],
