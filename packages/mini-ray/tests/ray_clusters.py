@@ -22,7 +22,7 @@ from mini.conformance.probes import until
 
 __all__ = ["RayCluster", "RayNode", "can_hide"]
 
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 
 
 class RayNode:

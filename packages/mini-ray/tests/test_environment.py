@@ -85,6 +85,17 @@ def test_calls_have_what_is_locked_and_the_source_and_nothing_is_built_twice(
     assert cluster.leftovers() == []
 
 
+def test_detached_jobs_have_what_is_locked(cluster: Cluster, home: Path) -> None:
+    probe = PROBE[: PROBE.index("begun = ")]
+    found, _ = cluster.run(home, f"{probe}\nprint(json.dumps(app.spawn(probe).result(100)))")
+    (built,) = cluster.environments()
+    assert (found["six"], found["sample"]) == ("1.16.0", 1)
+    assert found["prefix"] == str(built)
+    again, log = cluster.run(home, f"{probe}\nprint(json.dumps(app.job(app.jobs()[0].id).result(0)))")
+    assert again == found
+    assert BUILT not in log
+
+
 def test_another_lock_is_built_once_also_for_two_at_once(cluster: Cluster, tmp_path: Path) -> None:
     before = set(cluster.environments())
     home = project(tmp_path, "six==1.15.0")

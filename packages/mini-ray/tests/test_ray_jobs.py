@@ -22,6 +22,9 @@ from mini_ray import RayApparatus
 from mini_ray.census import Actor, take_census
 from ray_clusters import RayCluster, can_hide
 
+# Clusters take their time to start, the more so on a machine that has other things to do.
+pytestmark = pytest.mark.timeout(300)
+
 PATIENCE = 90.0
 DONE, FAILED, LOST, CANCELLED = JobState.DONE, JobState.FAILED, JobState.LOST, JobState.CANCELLED
 PENDING, RUNNING = JobState.PENDING, JobState.RUNNING
@@ -324,7 +327,6 @@ def mortal(monkeypatch: pytest.MonkeyPatch) -> Iterator[RayCluster]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("where", ["at its place", "elsewhere"])
 def test_after_the_head_was_killed_and_started_again(
     where: str, mortal: RayCluster, tmp_path: Path, tally: Tally, gate: Gate
@@ -368,7 +370,6 @@ def test_after_the_head_was_killed_and_started_again(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_launcher_stays_when_the_head_dies_and_goes_on_with_the_next(
     mortal: RayCluster, tmp_path: Path
 ) -> None:

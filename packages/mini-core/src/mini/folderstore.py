@@ -388,14 +388,23 @@ class FolderStore(JobStore):
                 for row in known["rows"]:
                     view.add(row)
                 view.next = known["next"]
-        while True:
-            try:
-                rows = json.loads((folder / "log" / str(view.next)).read_bytes())
-            except FileNotFoundError:
-                return view
-            for row in rows:
-                view.add(row)
-            view.next += 1
+        try:
+            # A network file system remembers for a while what is not there, unless the folder is opened anew.
+            log = os.open(folder / "log", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None  # it was removed
+        try:
+            while True:
+                entry = os.open(str(view.next), os.O_RDONLY | os.O_CLOEXEC, dir_fd=log)
+                with os.fdopen(entry, "rb") as file:
+                    rows = json.loads(file.read())
+                for row in rows:
+                    view.add(row)
+                view.next += 1
+        except FileNotFoundError:
+            return view
+        finally:
+            os.close(log)
 
     def _records(self, view: _View, indexes: list[int]) -> Iterator[JobRecord]:
         group = view.group

@@ -109,6 +109,9 @@ class Notes:
             made.rename(file)
         return file
 
+    def remove_cluster(self, id: str) -> None:
+        (self._clusters / id).unlink(missing_ok=True)
+
     def clusters(self) -> dict[str, str]:
         """Their addresses, by id."""
         found = {}

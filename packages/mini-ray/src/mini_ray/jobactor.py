@@ -11,11 +11,12 @@ import time
 import traceback
 from pathlib import Path
 
+from mini import BackendUnavailable
 from mini.folderstore import FolderStore
 from mini.jobboard import GroupRecord, JobBoard, JobHost
 from mini.jobwork import JobWorker, this_worker
 
-from .cluster import ADDRESS, identify
+from .cluster import ADDRESS, identify, locate
 
 __all__ = ["JobActor", "kind_of", "worker_id"]
 
@@ -24,6 +25,10 @@ COUNTED = ("cpu", "memory", "gpu", "image", "max_workers")
 LINGER_SECONDS = 2.0
 """For how long an actor waits for more to do."""
 END_SECONDS = 10.0
+CHECK_SECONDS = 5.0
+"""Between two looks at whether the head is there, which is not asked for each job."""
+HEAD_SECONDS = 60.0
+"""How long a head may be away. Then Ray itself ends its nodes."""
 
 
 def kind_of(group: GroupRecord) -> str:
@@ -65,14 +70,16 @@ class JobActor:
         import ray
 
         context = ray.get_runtime_context()
-        gcs = context.gcs_address
+        self._gcs = context.gcs_address
+        self._cluster = identify(self._gcs)
+        self._checked = time.monotonic()
         self._store = FolderStore(Path(folder), Path(sources))
         self._kind = kind
         self._width = width
         self._worker = JobWorker(
             JobBoard(self._store, _NoHost()),
-            this_worker(worker_id(identify(gcs), context.get_actor_id())),
-            env={ADDRESS: gcs},
+            this_worker(worker_id(self._cluster, context.get_actor_id())),
+            env={ADDRESS: self._gcs},
         )
         self._changed = threading.Condition()
         self._again = True
@@ -121,5 +128,23 @@ class JobActor:
     def _run(self, group: str) -> None:
         """Run the pending jobs of a group, as long as there are some."""
         while pending := self._store.pending(group):
+            self._check_cluster()
             # Others look at the same time, and only one may have each.
             self._worker.run(random.choice(pending[: self._width]))
+
+    def _check_cluster(self) -> None:
+        """Raise if the head is no more: this actor is taken for lost then, and what it runs as well."""
+        if time.monotonic() < self._checked + CHECK_SECONDS:
+            return
+        deadline = time.monotonic() + HEAD_SECONDS
+        while True:
+            try:
+                there = identify(locate(self._gcs))
+                break
+            except Exception:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
+        if there != self._cluster:
+            raise BackendUnavailable(f"another cluster is at {self._gcs} now")
+        self._checked = time.monotonic()

@@ -100,16 +100,25 @@ class RayHost(JobHost):
 
         try:
             self._prepared(cluster, environments, ray_options(self._options))
-            census = take_census(cluster.gcs)
-            for file, id, driver in self._notes.launches():
-                if id == census.id and driver not in census.drivers:
-                    file.unlink(missing_ok=True)  # of somebody who died
+            self._forget_others(cluster)
             return self._notes.add_launch(cluster.id, ray.get_runtime_context().get_job_id())
         except OSError as exc:
             raise BackendUnavailable(
                 f"the storage directory {self._storage} cannot be written on this machine ({exc.strerror or exc}); "
                 "have storage= name a directory that this machine and all nodes of the Ray cluster share"
             ) from exc
+
+    def _forget_others(self, cluster: Cluster) -> None:
+        """Remove notes of clusters that are no more, which would be looked for in vain, and of launchers that died."""
+        launches = self._notes.launches()  # before the look at the cluster, which then knows their drivers
+        registry = Registry(cluster.gcs, self._notes)
+        for id in registry.clusters():
+            census = registry.of(id)
+            if census is not None and not census.id:
+                self._notes.remove_cluster(id)
+        for file, id, driver in launches:
+            if not _goes_on(registry.of(id), driver):
+                file.unlink(missing_ok=True)
 
     def _prepared(
         self, cluster: Cluster, environments: Environments, options: dict[str, Any]
