@@ -581,7 +581,7 @@ class JobGroup:
 
     def counts(self) -> Counter[JobState]:
         """How many jobs are in each state now."""
-        return self._board.counts().get(self.id, Counter())
+        return Counter(job.state for job in self.states())
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until all have ended, at most `timeout` seconds; say whether they have."""
