@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -435,7 +436,8 @@ def test_workers_killed_on_sight(processes: LocalApparatus, tmp_path: Path) -> N
             while len(killed) < 2:
                 for pid in sorted(alive() - others - killed)[: 2 - len(killed)]:
                     killed.add(pid)
-                    os.kill(pid, signal.SIGKILL)
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
 
         killer = threading.Thread(target=kill)
         killer.start()

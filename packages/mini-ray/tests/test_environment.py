@@ -87,9 +87,10 @@ def test_calls_have_what_is_locked_and_the_source_and_nothing_is_built_twice(
 
 def test_detached_jobs_have_what_is_locked(cluster: Cluster, home: Path) -> None:
     probe = PROBE[: PROBE.index("begun = ")]
+    (home / "src/sample/__init__.py").write_text("version = 3\n")
     found, _ = cluster.run(home, f"{probe}\nprint(json.dumps(app.spawn(probe).result(100)))")
     (built,) = cluster.environments()
-    assert (found["six"], found["sample"]) == ("1.16.0", 1)
+    assert (found["six"], found["sample"]) == ("1.16.0", 3)
     assert found["prefix"] == str(built)
     again, log = cluster.run(home, f"{probe}\nprint(json.dumps(app.job(app.jobs()[0].id).result(0)))")
     assert again == found

@@ -93,7 +93,8 @@ class _Worker:
         self.actor: Any = None
         self.node: str | None = None
         self.ready = False
-        self.idle_since = time.monotonic()
+        self.since = time.monotonic()
+        """When it last had a group end, or got one when it had none."""
         self.gone = False
         """It is dead, or not wanted any more."""
 
@@ -155,9 +156,15 @@ class RayCarrier(RequestCarrier):
         depth = self._depth(task)
         workers = self._workers
         room = sum(
-            max(0, min([depth, *(self._depth(g.task) for g in w.groups)]) - len(w.groups)) for w in workers
+            max(0, min([depth, *(self._depth(g.task) for g in w.groups)]) - len(w.groups))
+            for w in workers
+            if not self._is_late(w)
         )
         return depth * (self.width - len(workers)) + room
+
+    def _is_late(self, worker: _Worker) -> bool:
+        """Whether a worker has had a group for so long that another one should not wait for it: it may be dead."""
+        return bool(worker.groups) and time.monotonic() - worker.since > 2 * self.quick_seconds
 
     def _is_careful(self, worker: _Worker) -> bool:
         return any(group.task.id in self._careful for group in worker.groups)
@@ -170,9 +177,15 @@ class RayCarrier(RequestCarrier):
         if self._session is None:
             self._session = Session(self._look_after, LOOK_SECONDS if self._needs else CHECK_SECONDS)
         with self._own:  # until it is on its way: nobody answers for a group that is not
-            worker = min(self._workers, key=lambda w: (len(w.groups), self._is_careful(w)), default=None)
+            worker = min(
+                self._workers,
+                key=lambda w: (self._is_late(w), len(w.groups), self._is_careful(w)),
+                default=None,
+            )
             if worker is None or (worker.groups and len(self._workers) < self.width):
                 worker = self._hire()
+            if not worker.groups:
+                worker.since = time.monotonic()
             worker.groups.append(group)
             self._at[group.id] = worker
             worker.letters.append(self._letter(group, worker))
@@ -204,7 +217,7 @@ class RayCarrier(RequestCarrier):
         worker = self._at.pop(group.id)
         with self._own:
             worker.groups.remove(group)
-        worker.idle_since = time.monotonic()
+        worker.since = time.monotonic()
 
     # --- what is reserved ---
 
@@ -225,7 +238,7 @@ class RayCarrier(RequestCarrier):
             for carrier in list(_carriers):
                 if carrier is not self:
                     carrier._spare(0)
-            since = time.monotonic() - min(worker.idle_since for worker in waiting)
+            since = time.monotonic() - min(worker.since for worker in waiting)
             if since > SAY_AFTER and not self._said:
                 self._said = True
                 logging.getLogger("mini").warning(
@@ -239,7 +252,7 @@ class RayCarrier(RequestCarrier):
             return
         late = time.monotonic() - idle
         for worker in self._workers:
-            if worker.ready and worker.idle_since <= late:
+            if worker.ready and worker.since <= late:
                 self._dismiss(worker, idle=True)
 
     # --- what a worker is told ---
