@@ -147,26 +147,22 @@ def test_a_call_for_which_its_node_has_not_the_memory_says_so(tmp_path: Path) ->
     from ray._common.utils import get_system_memory
     from ray._private.utils import get_used_memory
 
-    def greedy(number: int) -> int:
-        taken: list[bytes] = []
-        if number == 1:
-            while len(taken) < 100:
-                taken.append(b"x" * (64 << 20))
-            signal.pause()
-        return number
+    def greedy() -> None:
+        taken = [b"x" * (64 << 20) for _ in range(100)]
+        signal.pause()
+        assert taken
 
     threshold = (get_used_memory() + (2 << 30)) / get_system_memory()
     env = {"RAY_memory_usage_threshold": str(threshold), "RAY_memory_monitor_refresh_ms": "50"}
     with RayCluster(cpus=1, env=env) as cluster, pytest.MonkeyPatch.context() as patch:
         for name, value in cluster.variables.items():
             patch.setenv(name, value)
-        with RayApparatus("greedy", cluster.address, tmp_path).w(progress=False, chunk=1) as app:
-            outcomes = list(app.map(greedy, range(3), return_exceptions=True))
-            failures = [record.failure for record in app.records() if record.failure is not None]
-    assert [outcomes[0], outcomes[2]] == [0, 2]
-    assert isinstance(outcomes[1], mini.WorkerLost)
-    assert "ran out of memory" in str(outcomes[1])
-    assert [(failure.index, failure.kind) for failure in failures] == [(1, "out-of-memory")]
+        with RayApparatus("greedy", cluster.address, tmp_path).w(progress=False) as app:
+            with pytest.raises(mini.WorkerLost, match="its node ran out of memory"):
+                app.run(greedy)
+            (failure,) = [record.failure for record in app.records()]
+    assert failure is not None
+    assert failure.kind == "out-of-memory"
 
 
 def test_more_than_any_node_has_is_refused_at_once(app: mini.Apparatus) -> None:
