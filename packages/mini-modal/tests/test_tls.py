@@ -31,7 +31,13 @@ ALL_SURFACES = pytest.mark.parametrize("surface", list(SURFACES))
 
 @pytest.fixture(autouse=True)
 def _as_it_was() -> Iterator[None]:
+    """Before each test as well: other modules' tests make apparatuses, which have Modal's client trust more."""
+    _restore()
     yield
+    _restore()
+
+
+def _restore() -> None:
     tls._restore()
     tls._warned.clear()
     router._shared_verifying_ssl_context_instance = None
