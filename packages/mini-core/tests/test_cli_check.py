@@ -350,6 +350,20 @@ def test_all_that_workers_get_travels(locked: Path, tmp_path: Path) -> None:
     assert re.search(rf"^archive +[\d.]+ k?B  lib: {archive}$", said, re.MULTILINE)
 
 
+def test_a_backend_may_have_groups_of_its_own(locked: Path) -> None:
+    """As `[tool.mini.modal] groups` says which dependency groups are installed there."""
+    pyproject = (locked / "pyproject.toml").read_text().replace("'click'", "")
+    tables = "[dependency-groups]\ncuda = ['click']\n"
+    settings = "[tool.mini.elsewhere]\ngroups = []\n"
+    (locked / "pyproject.toml").write_text(pyproject.replace("[dependency-groups]\n", tables) + settings)
+    uv("lock", cwd=locked)
+    file = script(locked, "import click\ndef fit(x): return click.echo\n")
+    assert check(f"{file}:fit")["ships"]["requirements"] == ["click==99"]
+    report = check(f"{file}:fit", "--app", "elsewhere")
+    assert report["ships"]["requirements"] == []
+    assert [problem["subject"] for problem in report["problems"]] == ["click"]
+
+
 def test_lock_that_is_missing_or_stale_is_a_problem(locked: Path) -> None:
     file = script(locked, "import click\ndef fit(x): return click.echo\n")
     pyproject = (locked / "pyproject.toml").read_text()

@@ -35,8 +35,6 @@ from .wire import Frames
 
 __all__ = ["Engine", "Flow", "Part", "Records"]
 
-GROUP_SECONDS = 0.03
-"""Calls are grouped until a group takes about this long: many times a round trip, too short to wait for."""
 GROUP_BYTES = 1 << 20
 MOST_CHUNK = 2048
 CHUNK_GROWTH = 8
@@ -456,7 +454,8 @@ class Engine:
         left = window - (flow.pulled - flow.handed)
         if flow.mean is None or flow.chunk == 1:
             return min(left, 1)
-        count = min(GROUP_SECONDS / max(flow.mean, 1e-9), flow.last_chunk * CHUNK_GROWTH, flow.chunk)
+        count = self.carrier.group_seconds / max(flow.mean, 1e-9)
+        count = min(count, flow.last_chunk * CHUNK_GROWTH, flow.chunk)
         if flow.size:
             count = min(count, GROUP_BYTES / flow.size)
         if (

@@ -230,13 +230,20 @@ def dependency_groups(root: Path) -> frozenset[str]:
     return frozenset(re.sub(r"[-_.]+", "-", name).lower() for name in names)
 
 
-def worker_groups(root: Path) -> frozenset[str]:
+def worker_groups(root: Path, backend: str | None = None) -> frozenset[str]:
     """The dependency groups that workers elsewhere get: all but `dev`, the tools, and `local`, what is for here only.
+
+    Args:
+        root: the project's directory.
+        backend: where the workers are; `groups` in `[tool.mini.BACKEND]` names others.
 
     Raises:
         RequirementsError: a `pyproject.toml` is not TOML.
     """
-    return dependency_groups(root) - {"dev", "local"}
+    named = None
+    if backend is not None:
+        named = _table(_pyproject(root), "tool", "mini", backend).get("groups")
+    return dependency_groups(root) - {"dev", "local"} if named is None else frozenset(named)
 
 
 def check_lock(root: Path, uv: Path | None = None) -> None:

@@ -37,6 +37,7 @@ class ModalCarrier(RequestCarrier):
     """
 
     # The way to Modal and back may take a tenth of a second, for which a container would have nothing to do.
+    group_seconds = 0.25
     quick_seconds = 1.0
 
     def __init__(self, width: int, make: Make) -> None:

@@ -149,8 +149,10 @@ class Preflight:
 _NOTHING = object()
 
 
-def preflight(file: Path, function: str, value: Any = _NOTHING) -> Preflight:
+def preflight(file: Path, function: str, value: Any = _NOTHING, *, app: str | None = None) -> Preflight:
     """Check the function called `function` in `file`, and `value` as its first input if it is given.
+
+    `app` is the backend that it is meant for, which may have settings of its own in the project.
 
     Executes the file as an import would; calls nothing of it. The process is changed by that (`sys.path`,
     `sys.modules`), so it is meant to end soon after.
@@ -160,7 +162,7 @@ def preflight(file: Path, function: str, value: Any = _NOTHING) -> Preflight:
     """
     file = file.resolve()
     result = Preflight(file, function, "script")
-    _look_at_project(result)
+    _look_at_project(result, app)
     # A worker has them, whether or not they are installed here.
     sys.path += [str(_path_entry(package)) for package in result.packages]
     package = package_of(file, result.packages)
@@ -183,7 +185,7 @@ def preflight(file: Path, function: str, value: Any = _NOTHING) -> Preflight:
 # --- the project ----------------------------------------------------------------------------------------------------
 
 
-def _look_at_project(result: Preflight) -> None:
+def _look_at_project(result: Preflight, app: str | None) -> None:
     try:
         result.root = find_project_root(result.file.parent)
         if result.root is None:
@@ -195,7 +197,7 @@ def _look_at_project(result: Preflight) -> None:
         result.workspace = find_workspace_root(result.root)
         result.packages = importable_packages(result.root)
         result.lock = "bad"
-        result.requirements = uv_freeze(result.root, groups=sorted(worker_groups(result.root)))
+        result.requirements = uv_freeze(result.root, groups=sorted(worker_groups(result.root, app)))
         result.lock = "ok"
     except RequirementsError as exc:
         message, _, details = str(exc).partition("\n")

@@ -22,10 +22,15 @@ __all__ = ["command"]
 @click.argument("target", metavar="FILE:FUNCTION")
 @click.option("--input", "value", metavar="JSON", help="A first input, as JSON: one positional argument.")
 @click.option(
+    "--app",
+    metavar="BACKEND",
+    help="The backend that it is meant for. Default: MINI_APP, else [tool.mini] app, else local.",
+)
+@click.option(
     "--json", "as_json", is_flag=True, help="Print a JSON object (docs/reference/cli.md has the schema)."
 )
 @click.pass_context
-def command(ctx: click.Context, target: str, value: str | None, as_json: bool) -> None:
+def command(ctx: click.Context, target: str, value: str | None, app: str | None, as_json: bool) -> None:
     """Say what would travel with FUNCTION of FILE, and name what would fail on a worker elsewhere.
 
     Imports FILE (whose `if __name__ == "__main__":` part does not run), pickles the function and a first input, and
@@ -35,7 +40,7 @@ def command(ctx: click.Context, target: str, value: str | None, as_json: bool) -
 
     \b
     Example:
-        mini check train.py:fit --input 0.1
+        mini check train.py:fit --input 0.1 --app modal
     """
     file, function = _parse_target(target)
     arguments: list[Any] = []
@@ -45,13 +50,14 @@ def command(ctx: click.Context, target: str, value: str | None, as_json: bool) -
         except ValueError as exc:
             raise click.BadParameter(f"not JSON: {exc}", param_hint="--input") from exc
 
+    from ..registry import default_backend
     from ._load import TargetError
     from ._preflight import preflight
 
     # What the file prints when it is imported is not part of the report.
     with contextlib.redirect_stdout(sys.stderr):
         try:
-            result = preflight(file, function, *arguments)
+            result = preflight(file, function, *arguments, app=app or default_backend())
         except TargetError as exc:
             raise click.BadParameter(str(exc), param_hint="FILE:FUNCTION") from exc
     if as_json:
