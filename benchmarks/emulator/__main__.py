@@ -6,7 +6,7 @@ import sys
 
 from ..common.suite import Suite
 from .conduct import FULL, QUICK, SCENARIOS, Bench
-from .report import DISTRIBUTIONS, FIGURES, METHOD, READINGS
+from .report import DISTRIBUTIONS, FIGURES, METHOD, READINGS, REASONS
 from .targets import TARGETS
 
 main = Suite(
@@ -23,6 +23,7 @@ main = Suite(
     full=FULL,
     targets=TARGETS,
     figures=FIGURES,
+    reasons=REASONS,
 ).main
 
 

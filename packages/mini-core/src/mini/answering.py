@@ -8,11 +8,13 @@ may overtake each other; a `RequestCarrier`, where the caller is, puts what arri
 from __future__ import annotations
 
 import marshal
+import queue
 import threading
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from .adapter import MessageCarrier
 from .carrier import Broken, Group, Lost, Returned
@@ -63,13 +65,30 @@ class _Running:
         messages: what was said of it and nobody has been told.
         news: how many pieces of news there were.
         telling: some are on their way.
+        batch: the groups that it has come with.
     """
 
+    batch: _Batch
     stream: bool
     due: float
     messages: list[bytes] = field(default_factory=list)
     news: int = 0
     telling: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Batch:
+    """Groups that have come together, and are answered together.
+
+    Attributes:
+        done: takes the answers, once.
+        groups: those that run, by their ids, in the order in which they came.
+        faults: why each was not run, empty if it was; None as long as one of them runs.
+    """
+
+    done: Callable[[list[Answer]], None] | None
+    groups: dict[int, _Running] = field(default_factory=dict)
+    faults: list[str] | None = None
 
 
 class Responder:
@@ -100,38 +119,64 @@ class Responder:
 
     def respond_all(self, messages: Sequence[Frames]) -> list[Answer]:
         """Run several groups, one after the other; returns what comes of each when all have ended."""
-        heads = [marshal.loads(message[0]) for message in messages]
+        done: queue.SimpleQueue[list[Answer]] = queue.SimpleQueue()
+        self.start(messages, done.put)
+        return done.get()
+
+    def start(self, messages: Sequence[Frames], done: Callable[[list[Answer]], None]) -> None:
+        """Have several groups run, one after the other, and do not wait for them.
+
+        `done` is called once, with what comes of each when all have ended; by whichever thread, and with a lock held,
+        so it may not wait for anything.
+        """
+        batch = _Batch(done)
         now = time.monotonic()
-        all_running = {}
-        for (number, *_), head, *_ in heads:
+        for message in messages:
+            (number, *_), head, *_ = marshal.loads(message[0])
             stream = head is not None and head[1] == "stream"
-            all_running[number] = _Running(stream, now + (0 if stream else NEWS_AFTER))
+            batch.groups[number] = _Running(batch, stream, now + (0 if stream else NEWS_AFTER))
         with self._changed:
-            self._groups |= all_running
+            self._groups |= batch.groups
             if self._teller is None:
                 self._teller = threading.Thread(target=self._tell_news, name="mini-news", daemon=True)
                 self._teller.start()
             elif self._asleep:
                 self._changed.notify_all()
         try:
-            faults = ["" if fault is None else str(fault) for fault in self.relay.run_all(messages)]
+            self.relay.start(messages, partial(self._ended, batch))
         except Exception as exc:
-            faults = [str(exc)] * len(messages)
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or not any(r.telling for r in all_running.values()))
-            for number in all_running:
-                del self._groups[number]
-        return [
-            Answer(running.news, [*running.messages], fault)
-            for running, fault in zip(all_running.values(), faults, strict=True)
-        ]
+            self._ended(batch, [exc] * len(messages))
 
     def close(self) -> None:
         """End all calls and processes."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+            for running in list(self._groups.values()):
+                self._answer(running.batch)
         self.relay.close()
+
+    def _ended(self, batch: _Batch, faults: Sequence[Exception | None]) -> None:
+        """All groups of a batch have ended, and all has been said of them."""
+        with self._changed:
+            if batch.faults is None:
+                batch.faults = ["" if fault is None else str(fault) for fault in faults]
+                self._answer(batch)
+
+    def _answer(self, batch: _Batch) -> None:
+        """Answer a batch that has ended, unless news of it are on their way: how many there were is in the answer."""
+        running = batch.groups.values()
+        telling = any(each.telling for each in running) and not self._closed
+        if batch.done is None or batch.faults is None or telling:
+            return
+        answers = [
+            Answer(each.news, [*each.messages], fault)
+            for each, fault in zip(running, batch.faults, strict=True)
+        ]
+        for number in batch.groups:
+            del self._groups[number]
+        done, batch.done = batch.done, None
+        done(answers)
 
     def _said(self, group: int, message: Frames) -> None:
         """The relay says something."""
@@ -172,7 +217,8 @@ class Responder:
                         running.messages[:0] = messages
                     running.telling = False
                     running.due = time.monotonic() + (pause if running.stream else NEWS_EVERY)
-                self._changed.notify_all()
+                for _, running, _ in told:
+                    self._answer(running.batch)
 
     def _due(self) -> list[tuple[int, _Running, list[bytes]]]:
         """What is to be told now."""

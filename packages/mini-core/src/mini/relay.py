@@ -9,6 +9,7 @@ processes.
 from __future__ import annotations
 
 import marshal
+import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -31,17 +32,20 @@ PROGRAM_SECONDS = 60.0
 
 
 class _Batch:
-    """Groups for the last end of which a thread waits.
+    """Groups that have come together.
 
     Attributes:
+        over: called once, with why each was not run, when the last one has ended.
+        numbers: their ids, once all are known.
         left: ids of those that have not ended.
         faults: why some were not run, by id.
     """
 
-    def __init__(self, over: threading.Condition) -> None:
+    def __init__(self, over: Callable[[list[Exception | None]], None]) -> None:
+        self.over: Callable[[list[Exception | None]], None] | None = over
+        self.numbers: list[int] | None = None
         self.left: set[int] = set()
         self.faults: dict[int, Exception] = {}
-        self.over = over
 
 
 class Relay:
@@ -85,14 +89,24 @@ class Relay:
 
     def run_all(self, messages: Sequence[Frames]) -> list[Exception | None]:
         """Run several groups, in their order; returns when all has been said, with what `run` would raise of each."""
-        batch = _Batch(threading.Condition(self._lock))
+        over: queue.SimpleQueue[list[Exception | None]] = queue.SimpleQueue()
+        self.start(messages, over.put)
+        return over.get()
+
+    def start(self, messages: Sequence[Frames], over: Callable[[list[Exception | None]], None]) -> None:
+        """Have several groups run, in their order, and do not wait for them.
+
+        `over` is called once, when all has been said, with what `run` would raise of each; by whichever thread, and
+        with a lock held, so it may not wait for anything.
+        """
+        batch = _Batch(over)
         with self._lock:
             numbers = []
             for message in messages:
                 numbers.append(self._take(message, batch))
                 self._fill()
-            batch.over.wait_for(lambda: self._closed or not batch.left)
-            return [batch.faults.get(number) for number in numbers]
+            batch.numbers = numbers
+            self._settle(batch)
 
     def give_back(self, group: int) -> None:
         """Drop those calls of a group that have not started, and tell the caller how many they are."""
@@ -129,8 +143,8 @@ class Relay:
         with self._lock:
             self._closed = True
             self._changed.notify_all()
-            for batch in self._batches.values():
-                batch.over.notify_all()
+            for batch in list(self._batches.values()):
+                self._settle(batch)
             self._carrier.wake()
         if self._driver is not None and self._driver is not threading.current_thread():
             self._driver.join()
@@ -194,10 +208,15 @@ class Relay:
         if fault is not None:
             batch.faults[group.id] = fault
         batch.left.discard(group.id)
-        if not batch.left:
-            batch.over.notify_all()
         if group.task.single:
             self._drop(group.task.id)
+        self._settle(batch)
+
+    def _settle(self, batch: _Batch) -> None:
+        """Say that a batch is over, if it is."""
+        if batch.over is not None and batch.numbers is not None and (self._closed or not batch.left):
+            over, batch.over = batch.over, None
+            over([batch.faults.get(number) for number in batch.numbers])
 
     def _load(self, head: ProgramHead, frames: Frames, *, single: bool) -> None:
         if head.flow not in self._tasks:

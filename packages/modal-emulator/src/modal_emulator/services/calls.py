@@ -298,9 +298,13 @@ class CallService(Service):
         if call.parent:
             self._children.setdefault(call.parent, []).append(call)
         self._remember_call(call)
+        put = self._put(call, request.pipelined_inputs)
+        await asyncio.sleep(
+            0
+        )  # a container that waits for an input has it before its caller knows that it is taken
         return api_pb2.FunctionMapResponse(
             function_call_id=call.id,
-            pipelined_inputs=self._put(call, request.pipelined_inputs),
+            pipelined_inputs=put,
             retry_policy=definition.retry_policy,
             function_call_jwt=call.id,
             sync_client_retries_enabled=False,
@@ -399,7 +403,8 @@ class CallService(Service):
             elif found or left <= 0 or (call.unfinished == 0 and call.inputs and by_index):
                 break
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), left)
+                async with asyncio.timeout(left):
+                    await changed.wait()
         if call.is_map and found and call.unfinished and not by_index:
             # Many small answers would cost the client and us more than what they answer.
             await asyncio.sleep(call.patience)
