@@ -51,6 +51,10 @@ class MessageCarrier(Carrier):
     def give_back(self, group: Group) -> None:
         """Have `Station.give_back` called for `group`, which is on its way."""
 
+    def waits(self, group: Group) -> bool:
+        """Whether `group`, which is on its way, may wait at its worker for another one to end; see `steal`."""
+        return False
+
     def pack(self, group: Group, *, program: bool) -> Frames:
         """The message with which a station runs `group`; from now on the group is on its way.
 
@@ -86,7 +90,9 @@ class MessageCarrier(Carrier):
             return
         late = time.monotonic() - STEAL_SECONDS
         for group in self.groups.values():
-            left = group.count - group.received - 1  # one runs
+            left = group.count - group.received
+            if not self.waits(group):
+                left -= 1  # one runs
             if left > 0 and self._since[group.id] < late:
                 if self.room(group.task) > 0:
                     self.ask(group)
@@ -94,7 +100,9 @@ class MessageCarrier(Carrier):
 
     def poll(self, timeout: float | None) -> list[Event]:
         with self.lock:
-            if any(group.count > 1 for group in self.groups.values()):  # perhaps there is something to steal
+            if any(
+                g.count > 1 or self.waits(g) for g in self.groups.values()
+            ):  # perhaps there is something to steal
                 timeout = STEAL_SECONDS if timeout is None else min(timeout, STEAL_SECONDS)
         with self._arrived:
             self._arrived.wait_for(lambda: self._mail or self._woken, timeout)

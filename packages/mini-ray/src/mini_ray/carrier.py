@@ -193,6 +193,10 @@ class RayCarrier(RequestCarrier):
                 self._session.do(partial(self._send, worker))
         return worker.label
 
+    def waits(self, group: Group) -> bool:
+        with self._own:
+            return self._at[group.id].groups[0] is not group
+
     def _letter(self, group: Group, worker: _Worker) -> _Letter:
         task = group.task
         program = task.single or task.id not in worker.known

@@ -223,6 +223,37 @@ class MapSuite(Suite):
         gate.open()
         assert [*before, *results] == list(range(slow + 300))
 
+    @pytest.mark.parametrize("chunk", [1, None])
+    def test_map_02_no_call_waits_behind_a_slow_one(
+        self, apparatus: Apparatus, tally: Tally, gate: Gate, chunk: int | None
+    ) -> None:
+        """ "results come as they are ready, not after the last call"
+
+        A failure with Unopened means that a call was given to a worker ahead of time, that the one before it took long,
+        and that it waited there while another worker had nothing to do. It has to be taken back.
+        """
+        slow, count = 200, 400
+
+        def call(number: int) -> int:
+            if number == slow:
+                gate.wait()
+            return number
+
+        def meet(number: int) -> bool:
+            tally.add(number)
+            with contextlib.suppress(probes.Unopened):
+                probes.until(lambda: len(tally.read()) == 2, 1)
+            return len(tally.read()) == 2
+
+        # A backend that runs one call at a time has nobody who could take it.
+        together = all([*apparatus.w(chunk=1).map(meet, range(2))])
+        # Nothing can be handed out while the calling thread itself runs a call, and so not in the midst of its group.
+        alone = apparatus.run(probes.where) == probes.where()
+        results = apparatus.w(chunk=1 if alone else chunk).map(call, range(count), ordered=False)
+        before = list(itertools.islice(results, count - 1 if together else slow))
+        gate.open()
+        assert sorted([*before, *results]) == list(range(count))
+
     def test_map_02_from_endless_inputs(self, apparatus: Apparatus) -> None:
         """ "results come as they are ready, not after the last call"
 
