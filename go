@@ -135,7 +135,10 @@ in_env() { uv run --locked --all-packages --project "$root" "$@"; }
 
 # Several at a time, because much of what tests do is wait; those of a class or module one after the other. `-n0` is
 # one at a time, and so is whatever asks for a debugger.
-run_tests() { in_env python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadscope "$@"; }
+# tests/conftest.py has the order.
+run_tests() {
+  in_env python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadscope --no-loadscope-reorder "$@"
+}
 
 demo() {
   local runner=()
