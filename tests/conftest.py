@@ -9,21 +9,29 @@ from pathlib import Path
 import pytest
 import uv as uv_package
 
-# The modules that take longest, the longest first: one that is begun last goes on when all others are done.
+# The modules that take longest, the longest first, because one that is begun last goes on when all others are done;
+# and not all that start clusters of Ray at once.
 LONGEST = [
-    "test_modal_jobs.py",
     "test_ray_jobs.py",
-    "test_environment.py",
-    "test_cluster_failures.py",
+    "test_modal_jobs.py",
     "test_docs.py",
+    "test_environment.py",
+    "test_outages.py",
     "test_adapter.py",
+    "test_cluster_failures.py",
     "test_third_party_adapter.py",
     "test_cli_jobs.py",
-    "test_kit_can_fail.py",
     "test_apps.py",
+    "test_kit_can_fail.py",
     "test_objects.py",
-    "test_from_wheels.py",
+    "test_installs.py",
     "test_readme.py",
+    "test_examples.py",
+    "test_image.py",
+    "test_clusters.py",
+    "test_from_wheels.py",
+    "test_storage.py",
+    "test_cli.py",
 ]
 
 # The conformance of Ray has the clusters of its package's own tests.
