@@ -133,9 +133,15 @@ prepare() {
 # Runs a program in the project's environment, which is brought up to date first.
 in_env() { uv run --locked --all-packages --project "$root" "$@"; }
 
-# Several at a time, because much of what tests do is wait; those of a class or module one after the other. `-n0` is
-# one at a time, and so is whatever asks for a debugger.
-run_tests() { in_env python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadscope "$@"; }
+# Several at a time, one more than there are cores, because much of what tests do is wait; those of a class or module
+# one after the other, in the order of tests/conftest.py. `-n0` is one at a time, and so is whatever asks for a debugger.
+run_tests() {
+  local cores
+  cores=$(getconf _NPROCESSORS_ONLN)
+  # xdist's own way to say how many `logical` are.
+  export PYTEST_XDIST_AUTO_NUM_WORKERS=${PYTEST_XDIST_AUTO_NUM_WORKERS:-$((cores + 1))}
+  in_env python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadscope --no-loadscope-reorder "$@"
+}
 
 demo() {
   local runner=()

@@ -36,6 +36,8 @@ BACKENDS = {
 
 # What is slow is slow by what it does, not by where it runs: once, in `tests`, is enough.
 QUICK = ["-m", "not slow"]
+# As `./go test` does: much of what tests do is wait.
+SEVERAL = ["--numprocesses=logical", "--maxprocesses=4", "--dist=loadscope"]
 
 REQUIRE = os.environ.get("CI") == "true" or "--require" in sys.argv
 
@@ -119,7 +121,9 @@ def conformance(session: nox.Session, backend: str) -> None:
     REPORT.mkdir(parents=True, exist_ok=True)
     suite = f"tests/conformance/test_{backend}.py"
     try:
-        pytest(session, suite, "-m", "", f"--conformance-report={REPORT}")
+        # What has containers or a cluster keeps a machine busy by itself.
+        several = SEVERAL if backend == "local" else []
+        pytest(session, suite, "-m", "", *several, f"--conformance-report={REPORT}")
     finally:
         # The report is of all sessions so far; that another one failed is not for this one to say.
         session.run("python", "-m", "mini.conformance", "report", str(REPORT), success_codes=[0, 1])
@@ -135,10 +139,11 @@ def isolated(session: nox.Session, package: str) -> None:
     with own_tests(session, package) as dist:
         pyproject = nox.project.load_toml("pyproject.toml")
         group = nox.project.dependency_groups(pyproject, "test")
-        session.install(f"--find-links={dist}", f"--reinstall-package={package}", package, *group)
+        what = [package, *group, "pytest-xdist"]
+        session.install(f"--find-links={dist}", f"--reinstall-package={package}", *what)
         find = "import sys; from importlib.util import find_spec; sys.exit([*filter(find_spec, sys.argv[1:])] or 0)"
         session.run("python", "-c", find, *strangers(package, pyproject))
-        pytest(session, *QUICK)
+        pytest(session, *QUICK, *SEVERAL)
 
 
 @nox.session(python=PYTHONS[0], reuse_venv=False)
@@ -150,6 +155,7 @@ def minimums(session: nox.Session, package: str) -> None:
         what = ["pyproject.toml", "--all-extras", "--group=test", "--output-file=minimums.txt"]
         session.run_install("uv", "pip", "compile", *how, *what, external=True)
         session.install(f"--find-links={dist}", f"--reinstall-package={package}", package, "-r=minimums.txt")
+        # One after the other, which shows what a test leaves for the next.
         pytest(session, *QUICK)
 
 

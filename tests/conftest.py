@@ -9,6 +9,31 @@ from pathlib import Path
 import pytest
 import uv as uv_package
 
+# The modules that take longest, the longest first, because one that is begun last goes on when all others are done;
+# and not all that start clusters of Ray at once.
+LONGEST = [
+    "test_ray_jobs.py",
+    "test_modal_jobs.py",
+    "test_docs.py",
+    "test_environment.py",
+    "test_outages.py",
+    "test_adapter.py",
+    "test_cluster_failures.py",
+    "test_third_party_adapter.py",
+    "test_cli_jobs.py",
+    "test_apps.py",
+    "test_kit_can_fail.py",
+    "test_objects.py",
+    "test_installs.py",
+    "test_readme.py",
+    "test_examples.py",
+    "test_image.py",
+    "test_clusters.py",
+    "test_from_wheels.py",
+    "test_storage.py",
+    "test_cli.py",
+]
+
 # The conformance of Ray has the clusters of its package's own tests.
 sys.path.append(str(Path(__file__).resolve().parents[1] / "packages" / "mini-ray" / "tests"))
 
@@ -17,6 +42,11 @@ def pytest_configure() -> None:
     # A shell that runs tests in the background has them ignore Ctrl-C, and all that they start would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
 
 
 @pytest.fixture(scope="session")

@@ -383,10 +383,21 @@ def test_a_run_that_stops_early_passes_nothing_it_has_not_reached(tmp_path: Path
     assert [test["test"] for test in skipped] == ["test_map_06_is_declined", "test_map_06_is_not_declined"]
 
 
-def test_a_test_that_nobody_collected_is_on_record(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        ["test_adapter.py::TestSmall::test_map_06_is_not_declined"],
+        ["-k", "TestSmall and test_map_06_is_not_declined"],
+    ],
+    ids=["by its name", "deselecting the others"],
+)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_test_that_nobody_collected_is_on_record(chosen: list[str], processes: int, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    one = "test_adapter.py::TestSmall::test_map_06_is_not_declined"
-    result = pytest_session(tmp_path, f"--conformance-report={out}", one)
+    if processes > 1:
+        pytest.importorskip("xdist")
+        chosen = [*chosen, f"-n{processes}"]
+    result = pytest_session(tmp_path, f"--conformance-report={out}", *chosen)
     assert result.returncode == 0, result.stdout
     assert report("report", out).returncode == 0
     data = load(out)

@@ -341,19 +341,20 @@ def load(name: str) -> str:
     return (mini.get_data_dir() / name).read_text()
 
 
-@pytest.fixture
-def instance(server: S3Server) -> Iterator[None]:
-    """A Ray instance of this process's own. It goes with the test, because a process has one cluster at a time."""
-    with RayApparatus("instance", storage=f"{server.bucket}/instance") as app:
-        app.run(abs, -1)
-        yield
+@pytest.fixture(scope="module")
+def cluster(server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
+    """Two nodes, each of which has its own place for copies."""
+    with RayCluster(cpus=1) as cluster, pytest.MonkeyPatch.context() as patch:
+        cluster.add_node({"XDG_CACHE_HOME": str(tmp_path_factory.mktemp("other-cache"))})
+        for name, value in cluster.variables.items():
+            patch.setenv(name, value)
+        yield cluster
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("instance")
-def test_calls_on_ray_share_a_bucket(server: S3Server) -> None:
+def test_calls_on_ray_share_a_bucket(server: S3Server, cluster: RayCluster) -> None:
     storage = f"{server.bucket}/ray"
-    with RayApparatus("shared", storage=storage, max_workers=2).w(progress=False) as app:
+    with RayApparatus("shared", cluster.address, storage, max_workers=2).w(progress=False) as app:
         assert app.worker_data_dir == f"{storage}/volumes/shared"
         assert app.run(abs, -1) == 1
         assert app.volume.list() == []
@@ -365,14 +366,13 @@ def test_calls_on_ray_share_a_bucket(server: S3Server) -> None:
         for _ in range(2):
             with pytest.raises(FileNotFoundError):
                 app.run(load, "0.txt")
-    with RayApparatus("shared", storage=storage).w(progress=False) as app:
+    with RayApparatus("shared", cluster.address, storage).w(progress=False) as app:
         assert app.run(load, "1.txt") == "x"
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("instance")
-def test_a_bucket_that_is_not_there_is_named(server: S3Server) -> None:
-    with RayApparatus("none", storage="s3://no-such-bucket/x").w(progress=False) as app:
+def test_a_bucket_that_is_not_there_is_named(cluster: RayCluster) -> None:
+    with RayApparatus("none", cluster.address, "s3://no-such-bucket/x").w(progress=False) as app:
         assert app.run(abs, -1) == 1
         with pytest.raises(
             mini.BackendUnavailable, match=r"s3://no-such-bucket/x/volumes/none cannot be kept"
@@ -382,7 +382,7 @@ def test_a_bucket_that_is_not_there_is_named(server: S3Server) -> None:
 
 @pytest.mark.slow
 def test_what_two_workers_of_a_cluster_write_at_once_both_arrives(
-    server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: S3Server, cluster: RayCluster, tmp_path: Path
 ) -> None:
     tally, gate = Tally(str(tmp_path / "tally")), Gate(str(tmp_path / "gate"), SECONDS)
 
@@ -392,15 +392,11 @@ def test_what_two_workers_of_a_cluster_write_at_once_both_arrives(
         gate.wait()
         return os.environ[DATA_DIR_PLACE]
 
-    with RayCluster(cpus=1) as cluster:
-        cluster.add_node({"XDG_CACHE_HOME": str(tmp_path / "cache")})
-        for name, value in cluster.variables.items():
-            monkeypatch.setenv(name, value)
-        app = RayApparatus("nodes", cluster.address, f"{server.bucket}/nodes", max_workers=2)
-        with app.w(progress=False, chunk=1) as app:
-            places = in_background(lambda: list(app.map(write, range(2))))
-            tally.wait_for(2, SECONDS)
-            gate.open()
-            assert len(set(places.result(SECONDS))) == 2  # of a node each, or beside each other on one
-            assert {entry.path for entry in app.volume.list()} == {"0.txt", "1.txt"}
-            assert list(app.map(load, ["0.txt", "1.txt"] * 3)) == ["0", "1"] * 3
+    app = RayApparatus("nodes", cluster.address, f"{server.bucket}/nodes", max_workers=2)
+    with app.w(progress=False, chunk=1) as app:
+        places = in_background(lambda: list(app.map(write, range(2))))
+        tally.wait_for(2, SECONDS)
+        gate.open()
+        assert len(set(places.result(SECONDS))) == 2  # of a node each, or beside each other on one
+        assert {entry.path for entry in app.volume.list()} == {"0.txt", "1.txt"}
+        assert list(app.map(load, ["0.txt", "1.txt"] * 3)) == ["0", "1"] * 3

@@ -318,9 +318,9 @@ def test_many_jobs(app: mini.Apparatus, tally: Tally) -> None:
 
 
 @pytest.fixture
-def mortal(monkeypatch: pytest.MonkeyPatch) -> Iterator[RayCluster]:
-    """A head and a node, which a test may kill."""
-    with RayCluster(1) as cluster:
+def mortal(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[RayCluster]:
+    """A head and a node, or another number of them, which a test may kill."""
+    with RayCluster(getattr(request, "param", 1)) as cluster:
         for name, value in cluster.variables.items():
             monkeypatch.setenv(name, value)
         yield cluster
@@ -370,14 +370,14 @@ def test_after_the_head_was_killed_and_started_again(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("mortal", [0], indirect=True)
 def test_a_launcher_stays_when_the_head_dies_and_goes_on_with_the_next(
     mortal: RayCluster, tmp_path: Path
 ) -> None:
     with RayApparatus("stays", mortal.address, tmp_path / "storage").w(progress=False, max_workers=1) as app:
         first = app.spawn(square, 2)
         assert first.result(PATIENCE) == 4
-        for node in mortal.nodes:
-            node.kill()
+        mortal.nodes[0].kill()
         assert first.result(0) == 4
         with pytest.raises(mini.BackendUnavailable, match="nothing answers"):
             app.spawn(square, 3)

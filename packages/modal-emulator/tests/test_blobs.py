@@ -272,14 +272,14 @@ def test_blobs_survive_a_restart(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_gigabyte_is_never_in_memory(tmp_path: Path) -> None:
+def test_half_a_gigabyte_is_never_in_memory(tmp_path: Path) -> None:
     """Of the server; that of the client is its own affair. Both ways, by blob and by volume of both versions."""
     import subprocess
     import sys
 
     (tmp_path / "source").touch()
     with (tmp_path / "source").open("wb") as file:
-        for _ in range(64):
+        for _ in range(32):
             file.write(os.urandom(1 << 24))
     program = (
         "import sys, resource; sys.path.insert(0, sys.argv[1]);"

@@ -7,7 +7,6 @@ from typing import Any
 
 import program
 import pytest
-from boxes import namespaces_work
 from covers import covers
 from modal_emulator import Emulator
 
@@ -24,12 +23,11 @@ INSTALLED = {
 }
 
 
-@pytest.fixture(scope="module", params=["namespaces", "directories"])
+# What builds in either way has tests of its own, test_images_build.py.
+@pytest.fixture(scope="module", params=["auto", pytest.param("directories", marks=pytest.mark.soak)])
 def said(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
     if program.LIVE:
         pytest.skip("this is about the emulator, not about Modal")
-    if request.param == "namespaces" and not namespaces_work():
-        pytest.skip("the kernel refuses user namespaces")
     with Emulator(isolation=request.param) as server:
         yield program.run("installs.py", server.environ).check()
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -420,33 +422,48 @@ def test_deleted_volumes_leave_nothing(client: modal.Client, plane: Plane, name:
     plane.mounts.content.sweep(grace=-1)
 
 
-@pytest.mark.slow
+# One process for all of them: to import the client takes longer than what they do.
+COMMANDS = """
+import json, sys
+from modal.cli.entry_point import entrypoint_cli
+for command in json.loads(sys.argv[1]):
+    entrypoint_cli(["volume", *command], standalone_mode=False)
+    print("that was", command[0], flush=True)
+"""
+
+
 @pytest.mark.timeout(600)
 def test_the_clients_own_commands(emulator: dict[str, str], tmp_path: Path, name: str, version: int) -> None:
-    def run(*command: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "modal", "volume", *command],
-            env=os.environ | emulator | {"COLUMNS": "200"},
-            check=False,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
     (tmp_path / "in/d").mkdir(parents=True)
     (tmp_path / "in/d/f").write_text("1")
     (tmp_path / "in/g").write_text("2")
-    run("create", name, "--version", str(version))
-    run("put", name, str(tmp_path / "in"), "/x")
-    run("cp", name, "x/g", "x/h")
-    assert run("ls", name, "x").split() == ["x/d", "x/g", "x/h"]
     (tmp_path / "out").mkdir()
-    run("get", name, "x", str(tmp_path / "out"))
+    commands = [
+        ["create", name, "--version", str(version)],
+        ["put", name, str(tmp_path / "in"), "/x"],
+        ["cp", name, "x/g", "x/h"],
+        ["ls", name, "x"],
+        ["get", name, "x", str(tmp_path / "out")],
+        ["rm", name, "x/d", "-r"],
+        ["ls", name, "/x"],
+        ["delete", name, "--yes"],
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", COMMANDS, json.dumps(commands)],
+        env=os.environ | emulator | {"COLUMNS": "200"},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = re.split(r"^that was (\w+)\n", done.stdout, flags=re.MULTILINE)
+    assert said[1::2] == [command[0] for command in commands]
+    before, after = (
+        text.split() for text, command in zip(said[0::2], said[1::2], strict=False) if command == "ls"
+    )
+    assert before == ["x/d", "x/g", "x/h"]
     assert files_of(tmp_path / "out/x") == {"d/f": "1", "g": "2", "h": "2"}
-    run("rm", name, "x/d", "-r")
-    assert run("ls", name, "/x").split() == ["x/g", "x/h"]
-    run("delete", name, "--yes")
+    assert after == ["x/g", "x/h"]
 
 
 @pytest.mark.parametrize("state", [True, False])

@@ -60,7 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
             message = f"--conformance-report: cannot write to {directory}: {exc.strerror}"
             raise pytest.UsageError(message) from exc
-    config.pluginmanager.register(Recorder(directory), _NAME)
+    config.pluginmanager.register(Recorder(directory, tells=bool(option) and directory is None), _NAME)
 
 
 def recorder_of(config: pytest.Config) -> Recorder | None:
@@ -74,12 +74,17 @@ class Recorder:
     A test that was collected and not run is noted as skipped, and so is one of a suite that was not even collected:
     where a part of a clause's tests was left out, the report must not say that it passed.
 
+    Args:
+        directory: where the files go; None for none.
+        tells: another process writes them, which has collected nothing by itself.
+
     Attributes:
         failed: node ids of tests that failed.
     """
 
-    def __init__(self, directory: Path | None) -> None:
+    def __init__(self, directory: Path | None, *, tells: bool = False) -> None:
         self.failed: set[str] = set()
+        self._tells = tells
         self._directory = directory
         self._suites: dict[str, type] = {}
         self._backends: dict[str, str] = {}
@@ -98,6 +103,12 @@ class Recorder:
         # Reports carry it, also from a worker of pytest-xdist to where they are gathered.
         item.user_properties.append(("mini-conformance", about))
 
+    def pytest_runtest_protocol(self, item: pytest.Item) -> None:
+        if self._tells:
+            self._tells = False
+            left_out = {f"{about['suite']}::{about['test']}": about for about in self._not_collected()}
+            item.user_properties.append(("mini-conformance-all", {**self._tests, **left_out}))
+
     def pytest_report_teststatus(self, report: pytest.CollectReport | pytest.TestReport) -> Any:
         if report.skipped and _declined(report):
             return "declined", "d", ("DECLINED", {"cyan": True})
@@ -110,6 +121,8 @@ class Recorder:
             self.failed.add(report.nodeid)
         if not isinstance(about, dict):
             return
+        for nodeid, other in properties.get("mini-conformance-all", {}).items():  # type: ignore[attr-defined]
+            self._tests.setdefault(nodeid, other)
         test = self._tests.setdefault(report.nodeid, dict(about))
         if report.nodeid not in self._ran:
             self._ran.add(report.nodeid)
