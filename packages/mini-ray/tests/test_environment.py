@@ -381,7 +381,8 @@ def test_what_a_killed_process_left_is_cleared_away_by_the_next(tmp_path: Path) 
         second = begin("second")
         try:
             assert left() == 4
-            end(first)
+            first.kill()
+            first.wait()
             assert left() == 4
             assert left_after_another() == 2
         finally:
