@@ -222,10 +222,10 @@ def locate(address: str) -> str:
     """
     import ray
 
-    if not ray.is_initialized():
-        with _access(address):
-            pass
-    return _resolve(address)
+    if ray.is_initialized():
+        return _resolve(address)
+    with _access(address):
+        return _resolve(address)
 
 
 def check_fork() -> None:
@@ -460,10 +460,15 @@ def _init(address: str, **settings: Any) -> None:
 
 @contextlib.contextmanager
 def _access(address: str) -> Iterator[None]:
-    """Have Ray use what a cluster wants from those who join it: from now on, and in this process."""
+    """Have Ray use what a cluster wants from those who join it, from now on and in this process; join it within."""
+    import ray
+
     there = standing.find()
-    with _variables(there.variables if there is not None and there.address == address else {}):
+    ours = there is not None and there.address == address
+    with _variables(there.variables if there is not None and ours else {}):
         _read_variables()
+        if ours:
+            ray._raylet.AuthenticationTokenLoader.instance().has_token()  # it is read when it is first asked for
         yield
 
 
