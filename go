@@ -187,12 +187,19 @@ has_token() {
 }
 
 stop_emulator() {
+  local pid _
   if ! emulator_runs; then
     echo "there is no modal-emulator that stays for this checkout"
     return
   fi
-  kill "$(<"$emulator/state/lock")"
-  flock --timeout 60 "$emulator/state/lock" rm "$emulator/env" || die "modal-emulator does not end; see $emulator/log"
+  pid=$(<"$emulator/state/lock")
+  kill "$pid"
+  for _ in {1..600}; do
+    kill -0 "$pid" 2>/dev/null || break
+    sleep 0.1
+  done
+  ! emulator_runs || die "modal-emulator does not end; see $emulator/log"
+  rm "$emulator/env"
   echo "the modal-emulator has ended; what it has kept is in $emulator/state"
 }
 

@@ -243,7 +243,7 @@ class Home:
     def go_in_a_terminal(self, *arguments: str) -> str:
         """Run `./go` at a prompt, and close the terminal as soon as it is back; what was to be seen there."""
         master, slave = os.openpty()
-        prompt = '"$@"; echo "status $?"; read -r'
+        prompt = '"$@"; echo "ended with $?"; read -r'
         with subprocess.Popen(
             ["setsid", "--ctty", "bash", "-c", prompt, "bash", self.checkout / "go", *arguments],
             cwd=self.checkout,
@@ -254,7 +254,7 @@ class Home:
         ) as shell:
             os.close(slave)
             said = b""
-            while b"status " not in said:
+            while b"ended with " not in said:
                 said += os.read(master, 65536)
             os.close(master)
             shell.wait(60)
@@ -271,7 +271,7 @@ def test_a_demo_that_is_left_is_found_from_another_terminal(
     home = Home(checkout, tmp_path / "home", uv)
     try:
         said = home.go_in_a_terminal("demo", "--app", app, "--epochs", "2", "--detach")
-        assert "status 0" in said, said
+        assert "ended with 0" in said, said
         assert f"launched 36 jobs on {app}" in said
         if app == "ray":
             assert re.search(

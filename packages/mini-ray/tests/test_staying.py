@@ -19,7 +19,7 @@ from mini.jobboard import JobState
 from mini_ray import RayApparatus, standing
 from mini_ray.guard import processes
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 PATIENCE = 90.0
 DONE, LOST, PENDING, RUNNING = JobState.DONE, JobState.LOST, JobState.PENDING, JobState.RUNNING
