@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import signal
@@ -27,6 +28,7 @@ from ray_clusters import RayCluster, can_hide
 # Clusters take their time to start, the more so on a machine that has other things to do.
 pytestmark = pytest.mark.timeout(300)
 
+log = logging.getLogger(__name__)
 PATIENCE = 90.0
 DONE, FAILED, LOST, CANCELLED = JobState.DONE, JobState.FAILED, JobState.LOST, JobState.CANCELLED
 PENDING, RUNNING = JobState.PENDING, JobState.RUNNING
@@ -483,8 +485,8 @@ class Ordeal:
             victim = self.chance.choice(self.cluster.nodes[1:])
             victim.kill()
             self.cluster.nodes.remove(victim)
-            self.cluster.add_node()
             self.killed[what] += 1
+            self.cluster.add_node()
             return
         workers = [
             job.worker for job in self.group.states() if job.state is RUNNING and job.worker is not None
@@ -532,6 +534,7 @@ def test_random_kills(
     ordeal = Ordeal(cluster, group, pace, jobs // sum(kills.values()) - 1)
     while left := Counter(kills) - ordeal.killed:
         ordeal.kill(ordeal.chance.choice([*left.elements()]))
+        log.info("killed %s", dict(ordeal.killed))
     assert not ordeal.is_over(), "there was nothing left to kill"
     ordeal.let_go(jobs)
     until(ordeal.is_over, 10 * PATIENCE, "the end of all jobs")
