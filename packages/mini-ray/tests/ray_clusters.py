@@ -23,9 +23,6 @@ from mini.conformance.probes import until
 __all__ = ["RayCluster", "RayNode", "can_hide"]
 
 START_SECONDS = 120.0
-MOST_STARTS = 3
-TIMED_OUT = "timed out during startup"
-"""What Ray says when a node is not up after half a minute, which a machine that has other things to do may need."""
 
 
 class RayNode:
@@ -66,6 +63,11 @@ class RayNode:
                     os.kill(pid, order)
         self.process.wait()
         until(lambda: not any(map(alive, pids)), START_SECONDS, "the end of the node")
+
+
+MOST_STARTS = 3
+TIMED_OUT = "timed out during startup"
+"""What Ray says when a node is not up after half a minute, which a machine that has other things to do may need."""
 
 
 class RayCluster:
