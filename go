@@ -10,7 +10,8 @@ usage() {
 usage: ./go COMMAND [ARGUMENT...]
 
   install       make .venv from uv.lock (every other command does so by itself)
-  demo          train a grid of models in parallel: examples/digits (--app NAME picks the backend, --detach leaves)
+  demo          train a grid of models in parallel: examples/digits (--app NAME picks the backend, --detach leaves,
+                --stop ends what a demo that was left has started)
   test          all tests on one Python (arguments go to pytest)
   check         format, lint, types, tests
   conformance   the contract's clauses x backend x Python; --require fails where one is missing
@@ -144,12 +145,68 @@ run_tests() {
 }
 
 demo() {
-  local runner=()
-  if [[ "$* " =~ --app[=\ ]modal\  ]] && ! in_env mini auth modal --check --no-input >/dev/null 2>&1; then
+  local runner=() words=" $* " app=${MINI_APP:-local} given=' --app[= ]([^ ]+) ' detach=''
+  [[ ! $words =~ $given ]] || app=${BASH_REMATCH[1]}
+  [[ $words != *' --detach '* ]] || detach=yes
+  if [[ $words == *' --stop '* ]]; then
+    in_env mini ray stop
+    stop_emulator
+    return
+  elif [[ $app$detach == rayyes && -z ${RAY_ADDRESS:-} ]]; then
+    in_env mini ray start >&2
+  elif [[ $app == modal ]] && ! in_env mini auth modal --check --no-input >/dev/null 2>&1; then
     echo "go: there is no token for Modal here, so this runs on modal-emulator, which stands in for it" >&2
-    runner=(modal-emulator run --)
+    if [[ -z $detach ]]; then runner=(modal-emulator run --); else start_emulator; fi
   fi
   in_env ${runner[@]+"${runner[@]}"} python examples/digits/sweep.py "$@"
+  [[ -z $detach ]] || echo "In this checkout \`mini\` is ./go mini; ./go demo --stop ends what was started for this."
+}
+
+# A demo that is left needs a Modal that stays. Its variables are in a file, by which `./go mini` and `./go modal` find it.
+emulator=$root/.mini/modal-emulator
+
+start_emulator() {
+  local exports
+  ! use_emulator || return 0
+  mkdir -p "$emulator"
+  in_env true
+  # It closes its standard output when it is ready.
+  exports=$(setsid "$root/.venv/bin/modal-emulator" serve --state "$emulator/state" </dev/null 2>"$emulator/log" &)
+  [[ -n $exports ]] || die "modal-emulator cannot be started: $(cat "$emulator/log")"
+  (umask 077 && cat >"$emulator/env" <<<"$exports")
+  use_emulator || die "modal-emulator has ended at once; its log is $emulator/log"
+  echo "go: it stays, at $MODAL_SERVER_URL, with its log and its state in $emulator; to end it: ./go demo --stop" >&2
+}
+
+# It holds a lock for as long as it is there.
+emulator_runs() { [[ -f $emulator/env ]] && ! flock --shared --nonblock "$emulator/state/lock" true; }
+
+# Has what comes next use the emulator that a demo has left, if it is still there.
+use_emulator() {
+  emulator_runs || return 1
+  # shellcheck source=/dev/null
+  . "$emulator/env"
+}
+
+has_token() {
+  [[ -n ${MODAL_TOKEN_ID:-} ]] || grep -qs '^token_id' "${MODAL_CONFIG_PATH:-$HOME/.modal.toml}"
+}
+
+stop_emulator() {
+  local pid _
+  if ! emulator_runs; then
+    echo "there is no modal-emulator that stays for this checkout"
+    return
+  fi
+  pid=$(<"$emulator/state/lock")
+  kill "$pid"
+  for _ in {1..600}; do
+    kill -0 "$pid" 2>/dev/null || break
+    sleep 0.1
+  done
+  ! emulator_runs || die "modal-emulator does not end; see $emulator/log"
+  rm "$emulator/env"
+  echo "the modal-emulator has ended; what it has kept is in $emulator/state"
 }
 
 main() {
@@ -185,8 +242,11 @@ main() {
     bench | docs) in_env nox -s "$command" -- "$@" ;;
     nox) in_env nox "$@" ;;
     auth) in_env mini auth modal "$@" ;;
-    mini) in_env mini "$@" ;;
-    modal) in_env mini modal "$@" ;;
+    mini | modal)
+      [[ $command == mini ]] || set -- modal "$@"
+      has_token || use_emulator || true
+      in_env mini "$@"
+      ;;
   esac
 }
 

@@ -203,3 +203,96 @@ def test_a_fresh_checkout_sets_itself_up(checkout: Path, tmp_path: Path, uv: str
     again = go(checkout, "mini", "--version", cwd=tmp_path, HOME=str(home), PATH=f"{tools}:/usr/bin:/bin")
     assert again.stdout == result.stdout
     assert "installing uv" not in again.stderr
+
+
+class Home:
+    """A checkout and an empty home, of somebody who has neither a cluster nor a token."""
+
+    def __init__(self, checkout: Path, folder: Path, uv: str) -> None:
+        self.checkout = checkout
+        folder.mkdir()
+        caches = [("UV_CACHE_DIR", [uv, "cache", "dir"])]
+        found = {name: run(*command, cwd=folder).stdout.strip() for name, command in caches}
+        kept = {
+            name: os.environ[name]
+            for name in os.environ
+            if name.startswith(("SSL_", "UV_INDEX", "UV_DEFAULT"))
+        }
+        self.env = {
+            "PATH": f"{Path(uv).parent}:{PYTHON.parent}:/usr/bin:/bin",
+            "HOME": str(folder),
+            **kept,
+            **found,
+        }
+
+    def go(self, *arguments: str) -> str:
+        """What `./go` prints, in a session of its own, as another terminal has it."""
+        done = subprocess.run(
+            [self.checkout / "go", *arguments],
+            cwd=self.checkout,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            start_new_session=True,
+            check=False,
+        )
+        assert done.returncode == 0, done
+        return done.stdout
+
+    def go_in_a_terminal(self, *arguments: str) -> str:
+        """Run `./go` at a prompt, and close the terminal as soon as it is back; what was to be seen there."""
+        master, slave = os.openpty()
+        prompt = '"$@"; echo "ended with $?"; read -r'
+        with subprocess.Popen(
+            ["setsid", "--ctty", "bash", "-c", prompt, "bash", self.checkout / "go", *arguments],
+            cwd=self.checkout,
+            env={**self.env, "MINI_PROGRESS": "0"},
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+        ) as shell:
+            os.close(slave)
+            said = b""
+            while b"ended with " not in said:
+                said += os.read(master, 65536)
+            os.close(master)
+            shell.wait(60)
+        return said.decode()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("app", ["local", "ray", "modal"])
+def test_a_demo_that_is_left_is_found_from_another_terminal(
+    app: str, checkout: Path, tmp_path: Path, uv: str
+) -> None:
+    """On a machine without a cluster and without a token; what was started for it is gone afterwards."""
+    home = Home(checkout, tmp_path / "home", uv)
+    try:
+        said = home.go_in_a_terminal("demo", "--app", app, "--epochs", "2", "--detach")
+        assert "ended with 0" in said, said
+        assert f"launched 36 jobs on {app}" in said
+        if app == "ray":
+            assert re.search(
+                r"a Ray instance has been started at 127.0.0.1:\d+, .*; to end it: mini ray stop", said
+            )
+        if app == "modal":
+            assert "it stays, at http://127.0.0.1:" in said
+        assert home.go("mini", "watch", "digits").endswith(f"digits on {app}: 36 DONE\n")
+        assert home.go("mini", "status", "digits") == f"digits on {app}: 36 DONE\n"
+        assert "36 jobs" in home.go("mini", "report", "digits")
+        if app == "modal":
+            assert "mini-digits" in home.go("modal", "volume", "list")
+    finally:
+        ended = home.go("demo", "--stop")
+    assert ("the Ray instance has ended" in ended) is (app == "ray")
+    assert ("the modal-emulator has ended" in ended) is (app == "modal")
+    left = [
+        line
+        for line in subprocess.run(
+            ["ps", "-eo", "args"], capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+        if str(checkout) in line and "runner" not in line
+    ]
+    assert left == []

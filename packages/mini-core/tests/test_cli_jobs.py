@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mini import launched
 from mini.local.jobs import is_held
 from pty_terminal import Terminal
 
@@ -497,6 +498,21 @@ def test_the_backend_of_a_name_sticks(sweep: Path) -> None:
     assert "there is no backend 'nowhere'" in rows["afar"]["error"]
     assert rows["train"]["error"] is None
     (sweep / ".mini" / "launched" / "afar").unlink()
+
+
+def test_what_it_takes_to_find_jobs_again_is_noted_with_their_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert (launched.backend_of("far"), launched.settings_of("far", "ray")) == (None, {})
+    launched.remember("far", "ray", {"address": "head:6379"})
+    assert launched.backend_of("far") == "ray"
+    assert launched.settings_of("far", "ray") == {"address": "head:6379"}
+    assert launched.settings_of("far", "modal") == {}
+    launched.remember("far", "ray")
+    assert launched.settings_of("far", "ray") == {}
+    (tmp_path / ".mini" / "launched" / "far").write_text("ray\n{\n")
+    assert (launched.backend_of("far"), launched.settings_of("far", "ray")) == ("ray", {})
 
 
 def test_one_launch_of_several(folder: Path) -> None:

@@ -547,17 +547,23 @@ KILLS = """
     from pathlib import Path
     from mini_modal import ModalApparatus
 
-    COUNT, MOST = 150, 40
+    COUNT, MOST = {jobs}, {kills}
     folder = Path(sys.argv[0]).parent / "runs"
+    pace = folder / "pace"
 
     def work(x):
-        with open(f"{folder}/{x}", "a") as file:
+        with open(f"{{folder}}/{{x}}", "a") as file:
             print(os.getpid(), file=file)
-        time.sleep(0.3)
+        while pace.stat().st_size <= x:
+            time.sleep(0.01)
         return x * x
 
+    def let_go(jobs):
+        with pace.open("ab") as file:
+            file.write(b"x" * jobs)
+
     def kill(worker):
-        mark = f"MODAL_TASK_ID={worker.host}".encode()
+        mark = f"MODAL_TASK_ID={{worker.host}}".encode()
         for process in Path("/proc").iterdir():
             try:
                 if (
@@ -573,35 +579,49 @@ KILLS = """
 
     if __name__ == "__main__":
         folder.mkdir()
+        pace.touch()
         app = ModalApparatus("killed", max_workers=2).w(progress=False)
         group = app.spawn_map(work, range(COUNT))
-        killed, deadline = 0, time.monotonic() + 400
-        while not group.wait(0.5) and time.monotonic() < deadline:
-            running = [job for job in group.states() if job.worker and not job.state.is_final]
-            if running and killed < MOST:
-                killed += kill(random.choice(running).worker)
+        killed, deadline = 0, time.monotonic() + {seconds}
+        # Jobs are held back, so that the killing is not over before it has begun.
+        while killed < MOST and time.monotonic() < deadline:
+            states = group.states()
+            running = [job for job in states if job.worker and not job.state.is_final]
+            if running and kill(random.choice(running).worker):
+                killed += 1
+                let_go(COUNT // MOST - 1)
+        before_the_end = not all(job.state.is_final for job in group.states())
+        let_go(COUNT)
+        assert group.wait({seconds})
         for job, record in zip(group, group.records(), strict=True):
             file = folder / str(record.index)
             runs = len(file.read_text().split()) if file.exists() else 0
             assert runs <= 1, (job.id, runs)
+            assert len(record.attempts) == 1
             if record.state == "DONE":
                 assert (runs, job.result(0)) == (1, record.index**2)
-        print(json.dumps([killed, {str(state): count for state, count in group.counts().items()}]))
-        group.retry()
-        print(list(group.results(timeout=200)) == [x * x for x in range(COUNT)])
+        print(json.dumps([killed, before_the_end, {{str(state): count for state, count in group.counts().items()}}]))
+        print(group.retry())
+        print(list(group.results(timeout={seconds})) == [x * x for x in range(COUNT)])
 """
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(800)
-def test_containers_that_are_killed_at_random_cost_what_they_ran(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("jobs", "kills", "seconds"), [(150, 40, 400), (1000, 200, 1200)])
+@pytest.mark.timeout(3700)
+def test_containers_that_are_killed_at_random_cost_what_they_ran(
+    tmp_path: Path, jobs: int, kills: int, seconds: int
+) -> None:
+    text = KILLS.format(jobs=jobs, kills=kills, seconds=seconds)
     with (
         Emulator(share=[tmp_path]) as emulator,
-        Script(tmp_path, KILLS, Place.of(emulator).environ) as script,
+        Script(tmp_path, text, Place.of(emulator).environ) as script,
     ):
-        assert script.finish(700) == 0, script.err
-    killed, counts = json.loads(script.out[0])
+        assert script.finish(3 * seconds) == 0, script.err
+    killed, before_the_end, counts = json.loads(script.out[0])
+    assert killed == kills
+    assert before_the_end, "there was nothing left to kill"
     assert set(counts) == {"DONE", "LOST"}
-    assert sum(counts.values()) == 150
+    assert sum(counts.values()) == jobs
     assert 0 < counts["LOST"] <= killed
-    assert script.out[1] == "True"
+    assert script.out[1:] == [str(counts["LOST"]), "True"]

@@ -67,6 +67,11 @@ class RayNode:
         until(lambda: not any(map(alive, pids)), START_SECONDS, "the end of the node")
 
 
+MOST_STARTS = 3
+TIMED_OUT = "timed out during startup"
+"""What Ray says when a node is not up after half a minute, which a machine that has other things to do may need."""
+
+
 class RayCluster:
     """A head and other nodes, all of them on this machine.
 
@@ -167,15 +172,22 @@ class RayCluster:
         self, arguments: Sequence[str], env: Mapping[str, str] | None = None, prefix: Sequence[str] = ()
     ) -> RayNode:
         log = self.directory / f"node-{len(self.nodes)}.log"
-        node = RayNode(self._python, [*arguments, *self._options], {**self._env, **(env or {})}, log, prefix)
-        self.nodes.append(node)
-        until(
-            lambda: "Ray runtime started" in node.words() or node.process.poll() is not None,
-            START_SECONDS,
-            "the start of a node",
-        )
-        assert node.process.poll() is None, node.words()
-        return node
+        for _ in range(MOST_STARTS):
+            node = RayNode(
+                self._python, [*arguments, *self._options], {**self._env, **(env or {})}, log, prefix
+            )
+            self.nodes.append(node)
+            until(
+                lambda node=node: "Ray runtime started" in node.words() or node.process.poll() is not None,
+                START_SECONDS,
+                "the start of a node",
+            )
+            if node.process.poll() is None:
+                return node
+            self.nodes.remove(node)
+            if TIMED_OUT not in node.words():
+                break
+        raise AssertionError(node.words())
 
     def close(self) -> None:
         for node in self.nodes:

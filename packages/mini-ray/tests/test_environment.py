@@ -333,6 +333,65 @@ def test_without_uv_pip_builds_it(python: Path, tmp_path: Path) -> None:
     assert run(python, "-c", BUILDER, node.__file__, tmp_path, order, env=env).split() == [folder, "0.0"]
 
 
+BUILDS = """
+import signal, sys
+from pathlib import Path
+from mini_ray import node
+
+def hang():
+    print("builds", flush=True)
+    signal.pause()
+
+with node.scratch(Path(sys.argv[1])) as folder:
+    (folder / "file").touch()
+    node.environment(Path(sys.argv[1]), sys.argv[2], hang)
+"""
+
+
+def test_what_a_killed_process_left_is_cleared_away_by_the_next(tmp_path: Path) -> None:
+    """By one that makes something else, too; what belongs to a process that is there is let be."""
+
+    def begin(digest: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", BUILDS, tmp_path, digest], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "builds\n"
+        return process
+
+    def end(process: subprocess.Popen[str]) -> None:
+        process.kill()
+        process.communicate()
+
+    def left_after_another() -> int:
+        with pytest.raises(OSError, match="no order"):
+            node.environment(tmp_path, "another", no_order)
+        with node.scratch(tmp_path):
+            pass
+        return left()
+
+    def no_order() -> dict[str, object]:
+        raise OSError("no order")
+
+    def left() -> int:
+        return sum(path.is_dir() for path in [*tmp_path.glob("environments/*"), *tmp_path.glob("scratch/*")])
+
+    first = begin("first")
+    try:
+        second = begin("second")
+        try:
+            assert left() == 4
+            first.kill()
+            first.wait()
+            assert left() == 4
+            assert left_after_another() == 2
+        finally:
+            end(second)
+        assert left_after_another() == 0
+    finally:
+        end(first)
+
+
 def test_source_is_unpacked_once_and_what_nobody_uses_goes(tmp_path: Path) -> None:
     from mini.shipment import our_source
 

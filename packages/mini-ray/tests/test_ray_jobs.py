@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -11,13 +13,14 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import mini
 import pytest
-from mini.conformance.footprint import alive
+from mini.conformance.footprint import alive, descendants
 from mini.conformance.probes import Gate, Tally, until
-from mini.jobboard import JobState
+from mini.jobboard import JobState, JobStatus
 from mini_ray import RayApparatus
 from mini_ray.census import Actor, take_census
 from ray_clusters import RayCluster, can_hide
@@ -25,6 +28,7 @@ from ray_clusters import RayCluster, can_hide
 # Clusters take their time to start, the more so on a machine that has other things to do.
 pytestmark = pytest.mark.timeout(300)
 
+log = logging.getLogger(__name__)
 PATIENCE = 90.0
 DONE, FAILED, LOST, CANCELLED = JobState.DONE, JobState.FAILED, JobState.LOST, JobState.CANCELLED
 PENDING, RUNNING = JobState.PENDING, JobState.RUNNING
@@ -85,7 +89,7 @@ def run(command: list[str]) -> str:
         (
             None,
             "here",
-            r"ends with it, .* start a cluster \(ray start --head\) and join it with address='auto'",
+            r"ends with it, .* \(mini ray start\), .* \(ray start --head\) and join it with address='auto'",
         ),
         ("ray://head:10001", "here", "use address='host:6379' on a host that belongs to the cluster"),
         ("head:6379", "s3://bucket/prefix", "have storage= name such a directory"),
@@ -257,6 +261,53 @@ def test_a_job_that_kills_its_actor_is_lost_and_the_others_are_not(app: mini.App
 
 
 @pytest.mark.slow
+def test_the_source_that_a_killed_actor_has_unpacked_is_cleared_away_by_the_next(
+    app: mini.Apparatus, cluster: RayCluster, tally: Tally, gate: Gate
+) -> None:
+    def unpacked() -> list[Path]:
+        return [path for path in cluster.directory.glob("session_*/mini/scratch/*") if path.is_dir()]
+
+    app = app.w(max_workers=1)
+    before = set(unpacked())
+    job = app.spawn(wait, 1, tally, gate)
+    tally.wait_for(1, PATIENCE)
+    (left,) = set(unpacked()) - before
+    assert [*left.iterdir()] != []
+    status = job.record.current.claimed
+    assert status is not None
+    os.kill(status.worker.pid, signal.SIGKILL)
+    assert job.wait(PATIENCE)
+    assert job.state is LOST
+    assert left in unpacked()
+    gate.open()
+    job.retry()
+    assert job.result(PATIENCE) == 1
+    assert left not in unpacked()
+    until(lambda: not actors(cluster.address, app.name), PATIENCE, "the end of the actors")
+    until(lambda: set(unpacked()) <= before, PATIENCE, "the end of what they had unpacked")
+
+
+@pytest.mark.slow
+def test_the_address_of_a_launch_is_found_by_whoever_comes_back(
+    cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(script("noted", cluster.address, tmp_path / "elsewhere", "print(len(app.spawn_map(square, [3])))"))
+    assert "noted on ray: 1 DONE" in run([sys.executable, "-m", "mini", "watch", "noted"])
+    (job,) = mini.jobs("noted", app="ray")
+    assert job.result(0) == 9
+    assert len(run([sys.executable, "-m", "mini", "volume", "ls", "noted"])) == 0
+    (tmp_path / "double.py").write_text("def double(x):\n    return 2 * x\n")
+    again = [sys.executable, "-m", "mini", "run", "double.py", "--map", "x=4", "--name", "noted"]
+    assert "noted on ray: 1 DONE" in run(again)
+    # Who says where the cluster is now knows better.
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    said = subprocess.run(again, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert said.returncode == 3
+    assert "127.0.0.1:9" in said.stderr
+
+
+@pytest.mark.slow
 def test_a_node_that_is_killed_costs_what_ran_there(
     app: mini.Apparatus, cluster: RayCluster, tally: Tally, gate: Gate
 ) -> None:
@@ -384,3 +435,113 @@ def test_a_launcher_stays_when_the_head_dies_and_goes_on_with_the_next(
         assert [job.id for job in app.jobs()] == [first.id]
         mortal.start_head()
         assert app.spawn(square, 3).result(PATIENCE) == 9
+
+
+# --- many deaths ----------------------------------------------------------------------------------------------------
+
+
+class Ordeal:
+    """A group whose nodes, actors and processes for calls are killed; what is lost is retried, and each retry is noted.
+
+    Its jobs are held back at the size of `pace`, a file, so that the killing is not over before it has begun.
+    """
+
+    def __init__(self, cluster: RayCluster, group: mini.JobGroup, pace: Path, step: int) -> None:
+        self.cluster = cluster
+        self.group = group
+        self.pace = pace
+        self.step = step
+        self.attempts = {job.id: 1 for job in group}
+        self.chance = random.Random(0)
+        self.killed: Counter[str] = Counter()
+        self._done = 0
+
+    def states(self) -> list[JobStatus]:
+        """As they are now, with what was lost retried."""
+        states = self.group.states()
+        lost = [job for job in states if job.state is LOST]
+        for job in lost:
+            self.attempts[job.id] += 1
+        self.group._board.retry(lost)
+        return states
+
+    def let_go(self, jobs: int) -> None:
+        with self.pace.open("ab") as file:
+            file.write(b"x" * jobs)
+
+    def got_ahead(self) -> bool:
+        done = sum(job.state is DONE for job in self.states())
+        ahead, self._done = done > self._done, done
+        return ahead
+
+    def is_over(self) -> bool:
+        return all(job.state is DONE for job in self.states())
+
+    def kill(self, what: str) -> None:
+        """Kill a node, an actor or its process for calls, once another job is done."""
+        self.let_go(self.step)
+        until(self.got_ahead, 2 * PATIENCE, "another job that is done")
+        if what == "node":
+            victim = self.chance.choice(self.cluster.nodes[1:])
+            victim.kill()
+            self.cluster.nodes.remove(victim)
+            self.killed[what] += 1
+            self.cluster.add_node()
+            return
+        workers = [
+            job.worker for job in self.group.states() if job.state is RUNNING and job.worker is not None
+        ]
+        if not workers:
+            return
+        actor = self.chance.choice(workers).pid
+        below = sorted(descendants(actor))
+        if what == "process" and not below:
+            return
+        with suppress(ProcessLookupError):  # it has just ended, of what was done to it before
+            os.kill(actor if what == "actor" else self.chance.choice(below), signal.SIGKILL)
+            self.killed[what] += 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("jobs", "kills"),
+    [
+        (40, {"process": 4, "actor": 2}),
+        pytest.param(
+            1000,
+            {"process": 150, "actor": 45, "node": 5},
+            marks=[pytest.mark.soak, pytest.mark.timeout(3600)],
+        ),
+    ],
+    ids=["few", "many"],
+)
+def test_random_kills(
+    app: mini.Apparatus, cluster: RayCluster, tmp_path: Path, jobs: int, kills: dict[str, int]
+) -> None:
+    """Each job ends in one true terminal state, and nothing is run again that nobody has retried."""
+    tally, pace = Tally(str(tmp_path / "tally")), tmp_path / "pace"
+    pace.touch()
+
+    def work(x: int) -> tuple[int, int]:
+        job = mini.current_job()
+        assert job is not None
+        tally.add(f"{job.index} {job.attempt}")
+        while pace.stat().st_size <= x:
+            time.sleep(0.005)
+        return x * x, job.attempt
+
+    group = app.w(max_workers=4).spawn_map(work, range(jobs))
+    ordeal = Ordeal(cluster, group, pace, jobs // sum(kills.values()) - 1)
+    while left := Counter(kills) - ordeal.killed:
+        ordeal.kill(ordeal.chance.choice([*left.elements()]))
+        log.info("killed %s", dict(ordeal.killed))
+    assert not ordeal.is_over(), "there was nothing left to kill"
+    ordeal.let_go(jobs)
+    until(ordeal.is_over, 10 * PATIENCE, "the end of all jobs")
+    executions = tally.read()
+    assert len(executions) == len(set(executions)), "an attempt was run twice"
+    for record in group.records():
+        assert record.current.number == ordeal.attempts[record.id], "an attempt that nobody has asked for"
+        assert [attempt.state for attempt in record.attempts] == [*[LOST] * (record.current.number - 1), DONE]
+        assert f"{record.index} {record.current.number}" in executions
+    assert list(group.results()) == [(x * x, ordeal.attempts[f"{group.id}-{x}"]) for x in range(jobs)]

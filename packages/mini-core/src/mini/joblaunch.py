@@ -83,16 +83,24 @@ class Launcher:
         board: where they go.
         backend, name, data_dir: of the apparatus.
         options: that hold for the jobs.
+        settings: what `Apparatus._lasting_settings` says.
     """
 
     def __init__(
-        self, board: JobBoard, backend: str, name: str, data_dir: str | None, options: Options
+        self,
+        board: JobBoard,
+        backend: str,
+        name: str,
+        data_dir: str | None,
+        options: Options,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self._board = board
         self._backend = backend
         self._name = name
         self._data_dir = data_dir
         self._options = options
+        self._settings = settings
 
     def launch(
         self,
@@ -145,7 +153,7 @@ class Launcher:
             store.create(group, records, shared.pack(), inputs)
             if records:
                 self._board.host.start([record.status for record in records])
-        launched.remember(self._name, self._backend)
+        launched.remember(self._name, self._backend, self._settings)
         return JobGroup(self._board, group.id, group.size)
 
     def _origin(self, source: str | None, budget: float | None) -> Origin:

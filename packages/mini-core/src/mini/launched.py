@@ -1,16 +1,20 @@
 """Which backend the jobs of a name were launched on, so that whoever asks for the name later need not say it.
 
-A file for each name under the project's `.mini/launched`, holding the backend's name. It is a convenience: where it
-cannot be written, launching goes on without it.
+A file for each name under the project's `.mini/launched`: a line with the backend's name, and if an apparatus needs to
+be told more to find the jobs again, such as the address of a cluster, a line of JSON with that. It is a convenience:
+where it cannot be written, launching goes on without it.
 """
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-__all__ = ["backend_of", "data_root", "forget", "names", "remember"]
+__all__ = ["backend_of", "data_root", "forget", "names", "remember", "settings_of"]
 
 
 def data_root() -> Path:
@@ -20,26 +24,40 @@ def data_root() -> Path:
     return ((find_project_root() or Path.cwd()) / ".mini").absolute()
 
 
-def remember(name: str, backend: str) -> None:
-    """Note that jobs called `name` were launched on `backend`; the latest holds."""
-    if backend_of(name) == backend:
-        return
+def remember(name: str, backend: str, settings: Mapping[str, Any] | None = None) -> None:
+    """Note that jobs called `name` were launched on `backend`, and how to find them there; the latest holds.
+
+    Args:
+        settings: what `Apparatus._lasting_settings` has said.
+    """
+    text = f"{backend}\n{json.dumps(dict(settings))}\n" if settings else f"{backend}\n"
     file = _folder() / name
     with suppress(OSError):
+        if file.is_file() and file.read_text() == text:
+            return
         file.parent.mkdir(parents=True, exist_ok=True)
         made = file.with_name(f".{name}-{os.getpid()}")
-        made.write_text(f"{backend}\n")
+        made.write_text(text)
         made.replace(file)
 
 
 def backend_of(name: str) -> str | None:
     """The backend that jobs called `name` were launched on last, from here; None if there were none."""
-    with suppress(OSError, ValueError):
-        if text := (_folder() / name).read_text().strip():
-            return text
+    if backend := _read(name)[0]:
+        return backend
     if (data_root() / "jobs" / name / "jobs.db").is_file():
         return "local"
     return None
+
+
+def settings_of(name: str, backend: str) -> dict[str, Any]:
+    """How to find jobs called `name` on `backend`; empty if nothing is noted, or the last launch was on another one."""
+    noted, settings = _read(name)
+    with suppress(ValueError):
+        found = json.loads(settings) if noted == backend else None
+        if isinstance(found, dict):
+            return found
+    return {}
 
 
 def names() -> dict[str, str]:
@@ -57,6 +75,14 @@ def forget(name: str) -> None:
     """Note that there are no jobs of this name any more."""
     with suppress(OSError):
         (_folder() / name).unlink()
+
+
+def _read(name: str) -> tuple[str, str]:
+    """The two lines of a name's file; empty if they are not there."""
+    with suppress(OSError, ValueError):
+        backend, _, settings = (_folder() / name).read_text().partition("\n")
+        return backend.strip(), settings
+    return "", ""
 
 
 def _folder() -> Path:

@@ -155,6 +155,22 @@ class Apparatus(ABC):
     def _settings(self) -> dict[str, Any]:
         """Constructor arguments that make the same apparatus again, on another machine; its options travel beside."""
 
+    def _lasting_settings(self) -> dict[str, Any]:
+        """What somebody who comes back to jobs has to know beside the name: constructor arguments, plain ones.
+
+        They are kept with the name, in a file of the project, and may not hold a secret.
+        """
+        return {}
+
+    @classmethod
+    def _recall(cls, name: str, settings: Mapping[str, Any]) -> Self:
+        """An apparatus for somebody who comes back to jobs of a name.
+
+        Args:
+            settings: what `_lasting_settings` said at the launch; empty if nothing is known of that.
+        """
+        return cls(name, **settings)
+
     @property
     def _without_jobs(self) -> str:
         """Why `detached_jobs` is declined, and what to do about it, if that depends on how the apparatus was made."""
@@ -579,7 +595,9 @@ class Apparatus(ABC):
     def _launcher(self, board: JobBoard) -> Launcher:
         from .joblaunch import Launcher
 
-        return Launcher(board, self.backend, self.name, self.worker_data_dir, self._options)
+        return Launcher(
+            board, self.backend, self.name, self.worker_data_dir, self._options, self._lasting_settings()
+        )
 
     # --- life ---
 

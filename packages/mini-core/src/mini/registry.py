@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .jobboard import Job
     from .protocol import Apparatus
 
-__all__ = ["apparatus", "backend_names", "default_backend", "jobs"]
+__all__ = ["apparatus", "backend_names", "default_backend", "jobs", "recall"]
 
 GROUP = "mini.backends"
 KNOWN = {"local": "mini-core", "modal": "mini-modal", "ray": "mini-ray"}
@@ -64,14 +64,27 @@ def apparatus(backend: str | None = None, name: str | None = None, **settings: A
     Raises:
         BackendNotFound: nothing installed provides it; says which package does.
     """
-    backend = backend or default_backend()
-    if name is None:
-        from .requirements import find_project_root
-
-        directory = (find_project_root() or Path.cwd()).name
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", directory).strip("._-")[:63] or "mini"
-    made: Apparatus = backend_class(backend)(name, **settings)
+    made: Apparatus = backend_class(backend or default_backend())(name or _default_name(), **settings)
     return made
+
+
+def recall(backend: str | None = None, name: str | None = None) -> Apparatus:
+    """The apparatus for somebody who comes back to detached jobs: `apparatus`, with what was noted at their launch.
+
+    That is the address of a Ray cluster, for instance, if they were launched from this project.
+    """
+    from . import launched
+
+    backend, name = backend or default_backend(), name or _default_name()
+    made: Apparatus = backend_class(backend)._recall(name, launched.settings_of(name, backend))
+    return made
+
+
+def _default_name() -> str:
+    from .requirements import find_project_root
+
+    directory = (find_project_root() or Path.cwd()).name
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", directory).strip("._-")[:63] or "mini"
 
 
 def jobs(name: str | None = None, app: str | None = None, **settings: Any) -> list[Job]:
@@ -80,14 +93,15 @@ def jobs(name: str | None = None, app: str | None = None, **settings: Any) -> li
     Args:
         name: of the apparatus; default: the name of the project's directory.
         app: the backend, such as "local" or "modal"; default: see `default_backend`.
-        settings: further arguments of the backend's class.
+        settings: further arguments of the backend's class; default: those that were noted when jobs of this name were
+            launched from this project.
 
     Raises:
         BackendNotFound: nothing installed provides the backend; says which package does.
         Unsupported: it declines `detached_jobs`.
         BackendUnavailable: it keeps its jobs elsewhere and cannot be reached.
     """
-    return apparatus(app, name, **settings).jobs()
+    return (apparatus(app, name, **settings) if settings else recall(app, name)).jobs()
 
 
 def backend_class(backend: str) -> Any:

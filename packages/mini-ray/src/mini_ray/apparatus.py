@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from mini import Apparatus, Capability, OptionError, find_project_root
 from mini.carrier import Carrier
@@ -14,10 +15,10 @@ from mini.options import Options
 from mini.volume import DirectoryVolume
 
 from .carrier import Definition, RayCarrier
-from .cluster import check_fork, reach, wanted
+from .cluster import check_fork, reach, told, wanted
 from .resources import ray_options
 from .session import Link
-from .storage import Mark, check_url, is_url, store
+from .storage import Mark, check_url, is_url, jobs_folder, store
 
 if TYPE_CHECKING:
     from mini.jobboard import JobBoard
@@ -35,7 +36,7 @@ class RayApparatus(Apparatus):
     Args:
         name: of the apparatus and its volume.
         address: "auto", `host:port` or `ray://host:port` joins a cluster; None joins what `RAY_ADDRESS` says, or else
-            starts an instance on this machine.
+            the instance that `mini ray start` has started for this project, or else starts an instance on this machine.
         storage: the directory in which volumes are kept, the same one on all nodes, or a URL that fsspec knows, such as
             `s3://bucket/prefix`; default: `.mini` in the project's root, or in the current directory.
         max_workers: calls at the same time; default: the cores of the cluster.
@@ -75,12 +76,12 @@ class RayApparatus(Apparatus):
     @property
     def _without_jobs(self) -> str:
         where = wanted(self._address)
-        if where is None:
+        if where is None and not self._has_jobs():
             return (
-                "a Ray instance that this process starts ends with it, and detached jobs would with that; start a "
-                "cluster (ray start --head) and join it with address='auto'"
+                "a Ray instance that this process starts ends with it, and detached jobs would with that; have one "
+                "that stays (mini ray start), or start a cluster (ray start --head) and join it with address='auto'"
             )
-        if where.startswith("ray://"):
+        if where is not None and where.startswith("ray://"):
             return (
                 f"detached jobs cannot be looked after through Ray's client ({where!r}); use address='host:6379' on a "
                 "host that belongs to the cluster"
@@ -91,6 +92,21 @@ class RayApparatus(Apparatus):
                 f"({self.storage}); have storage= name such a directory"
             )
         return ""
+
+    def _has_jobs(self) -> bool:
+        """Whether there are jobs of this name, which can be read without the cluster."""
+        return isinstance(self.storage, Path) and jobs_folder(self.storage, self.name).is_dir()
+
+    def _lasting_settings(self) -> dict[str, Any]:
+        address = told(self._address)
+        found: dict[str, Any] = {} if address is None else {"address": address}
+        return found if self._given_storage is None else {**found, "storage": str(self.storage)}
+
+    @classmethod
+    def _recall(cls, name: str, settings: Mapping[str, Any]) -> Self:
+        # Who says where the cluster is now knows better than those who launched.
+        outdated = {"address"} if told(None) else set()
+        return cls(name, **{key: value for key, value in settings.items() if key not in outdated})
 
     def _settings(self) -> dict[str, Any]:
         return {"name": self.name, "address": self._address, "storage": str(self.storage)}

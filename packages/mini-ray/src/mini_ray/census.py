@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from . import standing
 from .cluster import identify, locate
 
 __all__ = ["Actor", "Census", "Notes", "Registry", "take_census"]
@@ -161,7 +162,7 @@ class Registry:
         """The cluster with that id. Empty if it is no more, None if that cannot be found out.
 
         It is no more if there is another one in its place, or if it does not answer and there is another one where
-        this apparatus has its cluster.
+        this apparatus has its cluster, or if it was an instance of this project that has ended.
         """
         if id not in self._by_id:
             self._by_id[id] = self._find(id)
@@ -174,7 +175,8 @@ class Registry:
         there = self._ask(self._addresses[id]) if id in self._addresses else None
         if there is not None and there.id == id:
             return there
-        return Census() if own is not None or there is not None else None
+        gone = own is not None or there is not None or standing.is_over(id)
+        return Census() if gone else None
 
     def _ask(self, address: str) -> Census | None:
         if address not in self._asked:

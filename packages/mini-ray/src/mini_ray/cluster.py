@@ -23,14 +23,26 @@ from typing import Any
 
 from mini import AuthError, BackendUnavailable
 
-from . import guard
+from . import guard, standing
 
-__all__ = ["ADDRESS", "Cluster", "check_fork", "identify", "join", "locate", "reach", "wanted"]
+__all__ = [
+    "ADDRESS",
+    "Cluster",
+    "Instance",
+    "check_fork",
+    "identify",
+    "join",
+    "locate",
+    "reach",
+    "told",
+    "wanted",
+]
 
 ADDRESS = "MINI_RAY_ADDRESS"
 """Set where calls run: the cluster that they run on."""
 PROBE_SECONDS = 3.0
 END_SECONDS = 5.0
+TOKEN = "token"
 LONGEST_DIRECTORY = 40
 """Bytes of the path in which a session may be: its sockets are deep in there, and may have 107."""
 
@@ -52,7 +64,7 @@ class _Connection:
     gcs: str = ""
     id: str = ""
     pid: int = field(default_factory=os.getpid)
-    instance: _Instance | None = None
+    instance: Instance | None = None
     theirs: bool = False
     users: int = 0
 
@@ -136,8 +148,8 @@ def join(address: str | None) -> Cluster:
     """Connect to a cluster, unless this process is connected to it already. Takes up to some seconds.
 
     Args:
-        address: "auto", `host:port` or `ray://host:port`; None for what `RAY_ADDRESS` says, else for an instance that
-            is started here, on loopback, and for this process alone.
+        address: "auto", `host:port` or `ray://host:port`; None for what `RAY_ADDRESS` says, else for the instance that
+            stays (see `standing`), else for one that is started here, on loopback, and for this process alone.
 
     Raises:
         BackendUnavailable: nothing answers there, it has another Python or Ray, or this process is connected to another
@@ -157,7 +169,7 @@ def join(address: str | None) -> Cluster:
             if ray.is_initialized():
                 connection.theirs = True
             elif where is None:
-                connection.instance = _Instance()
+                connection.instance = Instance()
                 connection.instance.begin()
             else:
                 _connect(where)
@@ -184,15 +196,22 @@ def reach(address: str | None) -> str:
     where = wanted(address)
     if where is None:
         return "an instance of its own on this machine, which the first call starts"
-    _read_variables()
-    with _found(where) as known:
+    with _access(where), _found(where) as known:
         return f"the Ray cluster at {known}"
+
+
+def told(address: str | None) -> str | None:
+    """The address of a cluster that this process is told of, in one way or another."""
+    return os.environ.get(ADDRESS) or address or os.environ.get("RAY_ADDRESS") or None
 
 
 def wanted(address: str | None) -> str | None:
     """The address that `join` goes by; None for an instance of our own."""
-    where = os.environ.get(ADDRESS) or address or os.environ.get("RAY_ADDRESS")
-    return None if where in ("local", "") else where
+    where = told(address)
+    if where is None:
+        there = standing.find()
+        return None if there is None else there.address
+    return None if where == "local" else where
 
 
 def locate(address: str) -> str:
@@ -203,9 +222,10 @@ def locate(address: str) -> str:
     """
     import ray
 
-    if not ray.is_initialized():
-        _read_variables()
-    return _resolve(address)
+    if ray.is_initialized():
+        return _resolve(address)
+    with _access(address):
+        return _resolve(address)
 
 
 def check_fork() -> None:
@@ -226,8 +246,11 @@ def _named(address: str | None) -> str:
 
 
 def _connect(address: str) -> None:
-    _read_variables()
-    with _found(address) as known, _on_loopback() if _is_loopback(known) else contextlib.nullcontext():
+    with (
+        _access(address),
+        _found(address) as known,
+        _on_loopback() if _is_loopback(known) else contextlib.nullcontext(),
+    ):
         if not known.startswith("ray://"):
             identify(known)
         _init(known)
@@ -321,7 +344,7 @@ def _on_loopback() -> Iterator[None]:
 # --- an instance of our own ---
 
 
-class _Instance:
+class Instance:
     """A Ray instance on loopback. A thread of its own starts it and ends it.
 
     The system ends Ray's processes with the thread that has started them (`PR_SET_PDEATHSIG`), and whoever makes the
@@ -332,6 +355,7 @@ class _Instance:
         self._ready = threading.Event()
         self._over = threading.Event()
         self._error: BaseException | None = None
+        self._directory: Path | None = None
         self._thread = threading.Thread(target=self._hold, name="mini-ray-instance", daemon=True)
 
     def begin(self) -> None:
@@ -345,10 +369,35 @@ class _Instance:
         self._over.set()
         self._thread.join()
 
+    @property
+    def address(self) -> str:
+        """Of its control service."""
+        import ray
+
+        return str(ray.get_runtime_context().gcs_address)
+
+    @property
+    def token(self) -> Path:
+        """The file with what it wants from those who join."""
+        assert self._directory is not None
+        return self._directory / TOKEN
+
+    @property
+    def alive(self) -> bool:
+        """Whether those of its processes are there without which it is none."""
+        import ray
+
+        node = ray._private.worker._global_node
+        return node is not None and not any(
+            info.process.poll() is not None
+            for kind in ("gcs_server", "raylet")
+            for info in node.all_processes.get(kind, ())
+        )
+
     def _hold(self) -> None:
         import ray
 
-        directory = _short_directory()
+        directory = self._directory = _short_directory()
         watched = subprocess.Popen(
             [sys.executable, "-I", "-S", guard.__file__, str(directory)],
             stdin=subprocess.PIPE,
@@ -385,7 +434,7 @@ def _short_directory() -> Path:
 
 
 def _start(directory: Path) -> None:
-    token = directory / "token"
+    token = directory / TOKEN
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
     own = {
@@ -407,6 +456,20 @@ def _init(address: str, **settings: Any) -> None:
     # Under `uv run` Ray has workers run the same command, in a copy of its folder. What they need is for us to say.
     with _quiet(), _attribute(ray_constants, "RAY_ENABLE_UV_RUN_RUNTIME_ENV", False):
         ray.init(address, log_to_driver=False, configure_logging=False, namespace="mini", **settings)
+
+
+@contextlib.contextmanager
+def _access(address: str) -> Iterator[None]:
+    """Have Ray use what a cluster wants from those who join it, from now on and in this process; join it within."""
+    import ray
+
+    there = standing.find()
+    ours = there is not None and there.address == address
+    with _variables(there.variables if there is not None and ours else {}):
+        _read_variables()
+        if ours:
+            ray._raylet.AuthenticationTokenLoader.instance().has_token()  # it is read when it is first asked for
+        yield
 
 
 def _read_variables() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ from mini.jobboard import GroupRecord, JobBoard, JobHost
 from mini.jobwork import JobWorker, this_worker
 
 from .cluster import ADDRESS, identify, locate
+from .node import scratch
 
 __all__ = ["JobActor", "kind_of", "worker_id"]
 
@@ -76,9 +78,12 @@ class JobActor:
         self._store = FolderStore(Path(folder), Path(sources))
         self._kind = kind
         self._width = width
+        session = Path(ray._private.worker._global_node.get_session_dir_path())
+        self._scratch = contextlib.ExitStack()
         self._worker = JobWorker(
             JobBoard(self._store, _NoHost()),
             this_worker(worker_id(self._cluster, context.get_actor_id())),
+            scratch=self._scratch.enter_context(scratch(session / "mini")),
             env={ADDRESS: self._gcs},
         )
         self._changed = threading.Condition()
@@ -113,6 +118,7 @@ class JobActor:
             self._ending = True
         self._worker.stop()
         self._worker.close()
+        self._scratch.close()
         ray.get_runtime_context().current_actor.end.remote()
         time.sleep(END_SECONDS)  # in vain, unless Ray does not do it
         os._exit(1)

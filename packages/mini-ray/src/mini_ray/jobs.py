@@ -33,6 +33,7 @@ from .jobactor import kind_of
 from .node import JobSeat
 from .resources import feasible, ray_options
 from .session import Link
+from .storage import jobs_folder
 
 __all__ = ["RayHost", "open_board"]
 
@@ -46,8 +47,7 @@ PAUSE = 0.05
 
 def open_board(name: str, storage: Path, address: str | None, options: Options, link: Link) -> JobBoard:
     """The jobs of an apparatus name. Makes and starts nothing."""
-    root = storage / "ray"
-    store = FolderStore(root / "jobs" / name, root / "source")
+    store = FolderStore(jobs_folder(storage, name), storage / "ray" / "source")
     return JobBoard(store, RayHost(name, storage, address, options, link, store))
 
 
@@ -87,6 +87,11 @@ class RayHost(JobHost):
 
     @contextlib.contextmanager
     def launching(self) -> Iterator[None]:
+        if wanted(self._address) is None:
+            raise BackendUnavailable(
+                "there is no Ray cluster for these jobs any more; have an instance that stays (mini ray start), or set "
+                "RAY_ADDRESS to a cluster"
+            )
         mark = self._link.call(self._announce)
         try:
             yield

@@ -36,6 +36,7 @@ __all__ = [
     "environment",
     "look",
     "prepare",
+    "scratch",
     "sees",
     "source",
 ]
@@ -45,6 +46,8 @@ SOURCE = "MINI_RAY_SOURCE"
 READY = "mini.json"
 """The file that makes a folder an environment: it is written last."""
 ORDER = "mini.order"
+GIVEN = ".given"
+"""Ends the name of the folder with what an environment is being built from."""
 KEEP_SECONDS = 30 * 24 * 3600
 """For how long something is kept that nobody uses."""
 BUILD_SECONDS = 3600
@@ -173,16 +176,43 @@ def environment(root: Path, digest: str, order: Callable[[], dict[str, Any]]) ->
     with _locked(environments / f"{key}.lock"):
         if not (folder / READY).is_file():
             begun = time.monotonic()
-            shutil.rmtree(folder, ignore_errors=True)  # of a builder that died
+            _sweep(environments)
+            given = environments / f"{key}{GIVEN}"
+            shutil.rmtree(folder, ignore_errors=True)  # of a builder that died, as is the other
+            shutil.rmtree(given, ignore_errors=True)
             try:
-                _build(folder, digest, order())
+                given.mkdir(mode=0o700)
+                _build(folder, given, digest, order())
             except BaseException:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
+            finally:
+                shutil.rmtree(given, ignore_errors=True)
             _prune(environments, READY)
             seconds = time.monotonic() - begun
         os.utime(folder / READY)
     return folder, seconds
+
+
+@contextlib.contextmanager
+def scratch(root: Path) -> Iterator[Path]:
+    """A folder below `root` for as long as the block runs; that of a process which was killed the next one removes."""
+    folder = root / "scratch"
+    with _locked(root / "scratch.lock"):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        for file in folder.glob("*.lock"):
+            with contextlib.suppress(BlockingIOError), _locked(file, fcntl.LOCK_NB):
+                shutil.rmtree(file.with_suffix(""), ignore_errors=True)
+                file.unlink()
+        own = Path(tempfile.mkdtemp(dir=folder))
+        held = own.with_suffix(".lock").open("w")
+        fcntl.flock(held, fcntl.LOCK_EX)
+    with held:
+        try:
+            yield own
+        finally:
+            shutil.rmtree(own, ignore_errors=True)
+            own.with_suffix(".lock").unlink(missing_ok=True)
 
 
 def source(root: Path, digest: str, archive: Callable[[], bytes]) -> Path:
@@ -212,11 +242,15 @@ def source(root: Path, digest: str, archive: Callable[[], bytes]) -> Path:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Have it to ourselves; the system lets go of it for a process that dies."""
+def _locked(path: Path, how: int = 0) -> Iterator[None]:
+    """Have it to ourselves; the system lets go of it for a process that dies.
+
+    Args:
+        how: `LOCK_NB` for BlockingIOError instead of a wait.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX | how)
         yield
 
 
@@ -229,33 +263,47 @@ def _prune(folder: Path, used: str) -> None:
                 shutil.rmtree(each)
 
 
-def _build(folder: Path, digest: str, order: dict[str, Any]) -> None:
-    """Make an environment at its place: what is installed knows where it is, so that it cannot be moved there."""
+def _sweep(environments: Path) -> None:
+    """Remove what builders that died have left: nobody holds the lock of such an environment, and it does not count."""
+    for file in environments.glob("*.lock"):
+        folder, given = environments / file.stem, environments / f"{file.stem}{GIVEN}"
+        if not given.exists() and (not folder.exists() or (folder / READY).is_file()):
+            continue
+        with contextlib.suppress(BlockingIOError), _locked(file, fcntl.LOCK_NB):
+            shutil.rmtree(given, ignore_errors=True)
+            if not (folder / READY).is_file():
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _build(folder: Path, given: Path, digest: str, order: dict[str, Any]) -> None:
+    """Make an environment at its place: what is installed knows where it is, so that it cannot be moved there.
+
+    Args:
+        given: an empty folder for what the installers read.
+    """
     env = {**os.environ, **order.pop("variables")}
     python = folder / "bin" / "python"
-    with tempfile.TemporaryDirectory(prefix="mini-ray-") as name:
-        given = Path(name)
-        (given / "pylock.toml").write_text(order["pylock"])
-        (given / "requirements.txt").write_text("\n".join(order["requirements"]))
-        archives = [given / name for name, _ in order["archives"]]
-        for archive, (_, data) in zip(archives, order["archives"], strict=True):
-            archive.write_bytes(data)
-        if uv := _find_uv():
-            commands = [[*uv, "venv", "--python", sys.executable, folder]]
-            install = [*uv, "pip", "install", "--python", python]
-            pinned = [*install, *order["options"], "--requirements", given / "pylock.toml"]
-        else:
-            commands = [[sys.executable, "-m", "venv", folder]]
-            install = [python, "-m", "pip", "install"]
-            pinned = [*install, "--no-deps", "--requirement", given / "requirements.txt"]
-            for variable, url in order["indexes"]:
-                more = variable == "PIP_EXTRA_INDEX_URL" and variable in env
-                env[variable] = f"{env[variable]} {url}" if more else url
-        commands += [[*install, *order["own"]]] if order["own"] else []
-        commands += [pinned] if order["requirements"] else []
-        commands += [[*install, "--no-deps", *archives]] if archives else []
-        for command in commands:
-            _run([str(part) for part in command], given, env)
+    (given / "pylock.toml").write_text(order["pylock"])
+    (given / "requirements.txt").write_text("\n".join(order["requirements"]))
+    archives = [given / name for name, _ in order["archives"]]
+    for archive, (_, data) in zip(archives, order["archives"], strict=True):
+        archive.write_bytes(data)
+    if uv := _find_uv():
+        commands = [[*uv, "venv", "--python", sys.executable, folder]]
+        install = [*uv, "pip", "install", "--python", python]
+        pinned = [*install, *order["options"], "--requirements", given / "pylock.toml"]
+    else:
+        commands = [[sys.executable, "-m", "venv", folder]]
+        install = [python, "-m", "pip", "install"]
+        pinned = [*install, "--no-deps", "--requirement", given / "requirements.txt"]
+        for variable, url in order["indexes"]:
+            more = variable == "PIP_EXTRA_INDEX_URL" and variable in env
+            env[variable] = f"{env[variable]} {url}" if more else url
+    commands += [[*install, *order["own"]]] if order["own"] else []
+    commands += [pinned] if order["requirements"] else []
+    commands += [[*install, "--no-deps", *archives]] if archives else []
+    for command in commands:
+        _run([str(part) for part in command], given, env)
     told = _run([str(python), "-I", "-c", "import json, sys; print(json.dumps(sys.path))"], folder, env)
     del order["indexes"]  # they may have passwords
     (folder / ORDER).write_bytes(marshal.dumps(order))

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from mini import BackendUnavailable, OptionError
 from mini.objects import Store
 
-__all__ = ["Mark", "check_url", "is_url", "store"]
+__all__ = ["Mark", "check_url", "is_url", "jobs_folder", "store"]
 
 STALE_SECONDS = 24 * 3600
 EXTRAS = {"s3": "s3", "s3a": "s3"}
@@ -30,6 +30,11 @@ def check_url(url: str) -> None:
             "storage takes a URL without a password, because it is logged; have it where fsspec finds it on this "
             "machine and on all nodes: in the environment, in a file, or in the nodes' role"
         )
+
+
+def jobs_folder(storage: Path, name: str) -> Path:
+    """Where detached jobs of an apparatus name are kept."""
+    return storage / "ray" / "jobs" / name
 
 
 def store(url: str) -> Store:

@@ -57,9 +57,9 @@ class Named:
 
     def apparatus(self) -> Apparatus:
         """An apparatus of this name. Raises BackendNotFound if nothing installed provides it."""
-        from mini.registry import apparatus
+        from mini.registry import recall
 
-        return apparatus(self.app, self.name)
+        return recall(self.app, self.name)
 
     def board(self) -> JobBoard:
         """The jobs of this name. Imports nothing of other backends."""
