@@ -157,7 +157,7 @@ def test_curves_have_their_steps_and_few_points_where_there_are_many() -> None:
 
     many = [job(index, metrics={"loss": 0.0}) for index in range(10_000)]
     names = [f"m{n}" for n in range(64)]
-    curves = curves_of(many, lambda keys: ({name: curve for name in names} for _ in keys))
+    curves = curves_of(many, lambda keys: (dict.fromkeys(names, curve) for _ in keys))
     assert sum(len(points) for one in curves.values() for points in one.values()) == MOST_POINTS
     assert all(points[-1] is curve[-1] for one in curves.values() for points in one.values())
 
@@ -351,7 +351,7 @@ def test_curves_are_drawn_over_their_steps(browser: Browser, tmp_path: Path) -> 
         page.locator("#curve-plot").scroll_into_view_if_needed()
         box = page.locator("#curve-plot").bounding_box()
         assert box is not None
-        # The first falls from the upper left to the lower right; in the middle of it, and nowhere else, it can be touched.
+        # The first falls from the upper left to the lower right: it can be touched in the middle, and nowhere else.
         touched = set()
         for down in range(0, int(box["height"]), 4):
             page.mouse.move(box["x"] + box["width"] / 2, box["y"] + down)

@@ -176,7 +176,7 @@ def _curve_columns(rows: Sequence[Mapping[str, Sequence[Point]]]) -> list[dict[s
     ]
 
 
-def _short(value: float) -> Any:
+def _short(value: Any) -> Any:
     """A number as exactly as a picture has it."""
     return cell(float(f"{value:.6g}") if isinstance(value, float) else value)
 
