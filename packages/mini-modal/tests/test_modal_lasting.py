@@ -77,7 +77,7 @@ COMMANDS = """
     from mini import launched
     from mini.cli import main
 
-    launched.note("test-lasting", "modal")
+    launched.remember("test-lasting", "modal")
     for command in (["ls"], *([verb, "test-lasting"] for verb in ("status", "results", "report"))):
         done = CliRunner().invoke(main, [*command, "--json"])
         print(done.output.replace(chr(10), " ") or repr(done.exception))
@@ -215,9 +215,9 @@ def test_entries_that_modal_has_forgotten_are_in_the_copy(app: ModalApparatus, c
         key = (f"{id}-{index}", 1)
         store.put_report(key, Report(metrics={"n": index}))
         assert store.put_once([(key, Claimed(2.0, ME)), (key, Ended(3.0, DONE))]) == [True, True]
-    assert states(app, id) == [DONE] * count
-    for key in (f"{id}/0/1/ended", f"{id}/0/1/report"):
-        store._dict(id).pop(key)
+    assert [job.state for job in opened(app).states(Select()) if job.group == id] == [DONE] * count
+    for entry in (f"{id}/0/1/ended", f"{id}/0/1/report"):
+        store._dict(id).pop(entry)
     assert states(app, id) == [DONE] * count
     for select in (Select(group=id), Select([f"{id}-0"])):
         first, *_ = opened(app).read(select)
