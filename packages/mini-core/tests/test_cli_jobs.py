@@ -374,9 +374,11 @@ def test_curves_as_csv_and_json_and_in_the_report(folder: Path) -> None:
     )
     mini(folder, "run", "fall.py", "--map", "rate=0.5,1")
     rows = list(csv.DictReader(io.StringIO(mini(folder, "results", "fall", "--csv", "--curves"))))
-    assert [(r["index"], r["metric"], r["step"], r["value"]) for r in rows if r["metric"] == "loss"] == [
-        *(("0", "loss", str(n + 1), str(0.5**n)) for n in range(4)),
-        *(("1", "loss", str(n + 1), "1.0") for n in range(4)),
+    assert [
+        (r["index"], r["metric"], r["step"], float(r["value"])) for r in rows if r["metric"] == "loss"
+    ] == [
+        *(("0", "loss", str(n + 1), 0.5**n) for n in range(4)),
+        *(("1", "loss", str(n + 1), 1.0) for n in range(4)),
     ]
     assert len(rows) == 16
     curves = answer(folder, "results", "fall", "--curves")["jobs"][0]["curves"]

@@ -15,7 +15,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from .wire import Frames
 
 __all__ = [
+    "Bill",
     "GroupRecord",
     "Job",
     "JobBoard",
@@ -184,8 +185,32 @@ class JobStore(ABC):
         """Forget a group and all that is kept of it. Harmless when repeated."""
 
 
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What a backend itself says that jobs cost.
+
+    Attributes:
+        amount: all together; None if it does not say.
+        currency: of all amounts, such as "USD".
+        objects: what it charges for, by its own ids.
+        says: of how much this is, or why it does not say, in a line.
+    """
+
+    amount: float | None
+    currency: str
+    objects: Mapping[str, float]
+    says: str
+
+
 class JobHost(ABC):
     """Runs the attempts that a store holds."""
+
+    def bill(self, groups: Sequence[GroupRecord]) -> Bill | None:
+        """What the backend charges for groups, as far as it tells within seconds; None where nothing is charged.
+
+        Raises nothing of the backend's: that it does not say is an answer.
+        """
+        return None
 
     def launching(self) -> AbstractContextManager[None]:
         """Entered before attempts are created and left after `start`.

@@ -67,10 +67,14 @@ MOST_CHUNKS = 64
 
 @dataclass(frozen=True, slots=True)
 class CallRecord:
-    """What a call at Modal is to run: its inputs are the attempts of `keys` (index and number), in this order."""
+    """What a call at Modal is to run: its inputs are the attempts of `keys` (index and number), in this order.
+
+    `app` is the id of its app; empty if it is not known.
+    """
 
     id: str
     keys: tuple[tuple[int, int], ...]
+    app: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +209,7 @@ class ModalJobStore(JobStore):
 
     def put_call(self, group: str, call: CallRecord) -> None:
         """Keep what a call at Modal is to run."""
-        text = json.dumps([call.id, call.keys])
+        text = json.dumps([call.id, call.keys, call.app])
         for number in itertools.count():
             answers = self._dict(group).add([(f"{group}/call/{number}", text)])
             if answers is None or answers[0]:
@@ -273,8 +277,8 @@ class ModalJobStore(JobStore):
             for text in self._get(group, [f"call/{number}" for number in range(start, start + 4)]) or [None]:
                 if text is None:
                     return found
-                id, keys = json.loads(text)
-                found.append(CallRecord(id, tuple((index, number) for index, number in keys)))
+                id, keys, *app = json.loads(text)
+                found.append(CallRecord(id, tuple((index, number) for index, number in keys), *app))
         raise AssertionError("a count does not end")
 
     def facts(self, id: str) -> Facts:
