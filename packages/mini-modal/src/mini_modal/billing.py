@@ -11,7 +11,7 @@ from typing import Any
 
 from mini.jobboard import Bill
 
-from .asking import in_client, this_client
+from .asking import in_client, our_error, this_client
 
 __all__ = ["bill"]
 
@@ -34,7 +34,7 @@ def bill(apps: Collection[str], since: float) -> Bill:
     except (
         Exception
     ) as exc:  # whatever Modal says to those who may not ask; the estimate is there all the same
-        reason = "Modal does not answer" if isinstance(exc, TimeoutError) else str(exc) or type(exc).__name__
+        reason = "Modal does not answer" if isinstance(exc, TimeoutError) else str(our_error(exc) or exc)
         return Bill(None, "", {}, " ".join(reason.split()))
     costs: Counter[str] = Counter()
     for item in items:
