@@ -362,6 +362,33 @@ def test_results_as_csv_json_and_files(sweep: Path, tmp_path: Path) -> None:
     assert json.loads(files[0].read_text()) == {"score": 8, "tag": "plain"}
     assert files[-1].name == "results.csv"
     assert "choose one" in complaint(sweep, "results", "train", "--csv", "--json")
+    assert "curves" not in job
+    assert "--curves goes with" in complaint(sweep, "results", "train", "--curves")
+
+
+def test_curves_as_csv_and_json_and_in_the_report(folder: Path) -> None:
+    (folder / "fall.py").write_text(
+        "import mini\n"
+        "def fall(rate: float):\n"
+        "    for step in range(4):\n"
+        "        mini.emit_metrics(loss=rate**step, at={'x': float('nan')})\n"
+    )
+    mini(folder, "run", "fall.py", "--map", "rate=0.5,1")
+    rows = list(csv.DictReader(io.StringIO(mini(folder, "results", "fall", "--csv", "--curves"))))
+    assert [
+        (r["index"], r["metric"], r["step"], float(r["value"])) for r in rows if r["metric"] == "loss"
+    ] == [
+        *(("0", "loss", str(n + 1), 0.5**n) for n in range(4)),
+        *(("1", "loss", str(n + 1), 1.0) for n in range(4)),
+    ]
+    assert len(rows) == 16
+    curves = answer(folder, "results", "fall", "--curves")["jobs"][0]["curves"]
+    assert list(curves) == ["loss", "at.x"]
+    assert [point["value"] for point in curves["loss"]] == [1.0, 0.5, 0.25, 0.125]
+    assert curves["at.x"][0].keys() == {"step", "seconds", "value"}
+    assert curves["at.x"][0]["value"] == "NaN"
+    mini(folder, "report", "fall")
+    assert '"series":[{"name":"loss","steps":[[1,2,3,4],' in (folder / "fall.html").read_text()
 
 
 def test_results_of_every_kind_become_files(folder: Path) -> None:

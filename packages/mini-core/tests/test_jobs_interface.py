@@ -33,6 +33,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from mini import wire
+from mini.curves import Curve, Point, pack
 from mini.errors import (
     JobCancelled,
     JobStateError,
@@ -197,6 +198,29 @@ def test_metrics_are_data(board: JobBoard) -> None:
     job = board.job("g-0")
     assert job.metrics == report.metrics
     assert JobRecord.from_json(job.record.to_json()) == job.record
+
+
+def test_curves_are_of_an_attempt_and_apart_from_its_record(board: JobBoard) -> None:
+    job = board.job("g-0")
+    assert job.curves() == {}
+    board.claim(("g-0", 1), ME)
+    curve = Curve()
+    for step, value in ((1, math.inf), (2, 0.5)):
+        curve.add(Point(step, step / 2, value))
+    board.store.put_curves(("g-0", 1), pack({"loss": Curve()}))
+    board.store.put_curves(("g-0", 1), pack({"loss": curve}))
+    assert job.curves() == asyncio.run(job.acurves()) == {"loss": [(1, 0.5, math.inf), (2, 1.0, 0.5)]}
+    board.store.put_curves(("no-0", 1), b"{}")  # it was removed
+    keys = [("g-1", 1), ("g-0", 1), ("g-0", 2), ("no-0", 1)]
+    assert list(board.curves(keys)) == [{}, job.curves(), {}, {}]
+    assert list(board.curves(keys * 1000))[-3] == job.curves()
+    board.end(("g-0", 1), JobState.FAILED)
+    job.retry()
+    assert job.curves() == {}
+    board.store.remove("g")
+    assert list(board.curves([("g-0", 1)])) == [{}]
+    create(board.store, "g", 1)
+    assert job.curves() == {}
 
 
 def test_records_of_other_versions() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import threading
 import time
@@ -12,6 +13,7 @@ from typing import Any
 import mini
 import pytest
 from mini.conformance.probes import Gate, Held, Tally, in_background, until
+from mini.curves import MOST_POINTS
 from mini.errors import SerializationError, WorkerLost
 from mini.jobboard import Job, JobBoard, JobGroup, JobHost, JobState, JobStatus
 from mini.joblaunch import Launcher, new_group_id
@@ -32,6 +34,7 @@ class FarStore(SqliteStore):
         super().__init__(folder / "jobs", folder / "source")
         self.archives: dict[str, bytes] = {}
         self.reports: list[Report] = []
+        self.curves_put: list[bytes] = []
 
     def put_source(self, digest: str, archive: bytes) -> None:
         self.archives.setdefault(digest, archive)
@@ -42,6 +45,10 @@ class FarStore(SqliteStore):
     def put_report(self, key: Key, report: Report) -> None:
         self.reports.append(report)
         super().put_report(key, report)
+
+    def put_curves(self, key: Key, data: bytes) -> None:
+        self.curves_put.append(data)
+        super().put_curves(key, data)
 
 
 class Nobody(JobHost):
@@ -216,6 +223,31 @@ def test_reports_come_at_a_bounded_rate(store: FarStore, board: JobBoard, worker
     worker.run(job.status.key)
     assert job.state is DONE
     assert 2 <= len(store.reports) <= 1.5 / 0.2 + 4
+    assert 1 <= len(store.curves_put) <= 1.5 / 0.8 + 2
+
+
+def test_a_call_that_emits_without_end_leaves_a_small_history(
+    store: FarStore, board: JobBoard, worker: JobWorker
+) -> None:
+    def emit() -> float:
+        began = time.process_time()
+        for number in range(200_000):
+            mini.emit_progress(number)
+            mini.emit_metrics(loss=1 / (number + 1), part={"rate": number})
+        return time.process_time() - began
+
+    job = launch(board, emit)
+    worker.run(job.status.key)
+    assert job.result() < 30  # 2 s on a usual machine
+    loss, rate = (job.curves()[name] for name in ("loss", "part.rate"))
+    for curve in (loss, rate):
+        assert MOST_POINTS / 2 - 1 <= len(curve) <= MOST_POINTS
+        assert (curve[0].step, curve[-1].step) == (0, 199_999)
+        gaps = {after.step - before.step for before, after in itertools.pairwise(curve[:-1])}
+        assert len(gaps) == 1
+    assert (loss[-1].value, rate[-1].value) == (1 / 200_000, 199_999)
+    assert job.metrics == {"loss": 1 / 200_000, "part": {"rate": 199_999}}
+    assert max(map(len, store.curves_put)) < 50_000
 
 
 def test_retries_are_its_affair(board: JobBoard, worker: JobWorker, tmp_path: Path) -> None:

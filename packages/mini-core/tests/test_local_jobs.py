@@ -254,6 +254,16 @@ def test_jobs_of_a_newer_version_are_left_alone(app: mini.LocalApparatus, data: 
         app.jobs()
 
 
+def test_jobs_of_an_older_version_are_read_and_go_on(app: mini.LocalApparatus, data: Path) -> None:
+    job = app.spawn(abs, -1)
+    assert job.result(SECONDS) == 1
+    with closing(sqlite3.connect(data / "jobs" / "jobs" / "jobs.db")) as db:
+        db.execute("DROP TABLE curves")
+        db.execute("PRAGMA user_version = 1")
+    assert (app.job(job.id).result(0), job.curves()) == (1, {})
+    assert app.spawn(abs, -2).result(SECONDS) == 2
+
+
 def test_a_store_that_cannot_be_read_says_so(app: mini.LocalApparatus, data: Path) -> None:
     folder = data / "jobs" / "jobs"
     folder.mkdir(parents=True)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mini.curves import Point
 from mini.jobrecord import (
     Attempt,
     Claimed,
@@ -32,7 +33,7 @@ from mini.jobrecord import (
     Worker,
 )
 from mini.report import render
-from mini.report.data import describe, inputs_of, metrics_of
+from mini.report.data import MOST_POINTS, curves_of, describe, inputs_of, metrics_of
 from mini.status import FailureRecord, Progress
 
 if TYPE_CHECKING:
@@ -139,7 +140,26 @@ def test_metrics_are_flat_and_series_are_apart() -> None:
     record = job(0, metrics=metrics)
     assert metrics_of(record) == {"loss": "NaN", "val.acc": 0.5, "val.f1.a": 1, "tags": '["a"]', "n": "[1]"}
     (series,) = describe([record], "n", "local", START)["series"]
-    assert series == {"name": "curve", "values": [[3, 2.0, "Infinity"]]}
+    assert series == {"name": "curve", "steps": [[1, 2, 3]], "values": [[3, 2.0, "Infinity"]]}
+
+
+def test_curves_have_their_steps_and_few_points_where_there_are_many() -> None:
+    records = [job(index, metrics={"loss": 0.0}) for index in range(3)]
+    curve = [Point(n * 10, n / 7, 1 / 3 + n) for n in range(100)]
+    curves = curves_of(
+        [*records, job(3)], lambda keys: [{"loss": curve}, {"loss": curve[:1]}, {}][: len(keys)]
+    )
+    assert curves == {"g-0": {"loss": curve}}
+    (series,) = describe(records, "n", "local", START, curves)["series"]
+    assert (series["name"], series["steps"][1:], series["values"][1:]) == ("loss", [None] * 2, [None] * 2)
+    assert series["steps"][0] == list(range(0, 1000, 10))
+    assert series["values"][0][:2] == [0.333333, 1.33333]
+
+    many = [job(index, metrics={"loss": 0.0}) for index in range(10_000)]
+    names = [f"m{n}" for n in range(64)]
+    curves = curves_of(many, lambda keys: (dict.fromkeys(names, curve) for _ in keys))
+    assert sum(len(points) for one in curves.values() for points in one.values()) == MOST_POINTS
+    assert all(points[-1] is curve[-1] for one in curves.values() for points in one.values())
 
 
 def test_failures_of_one_place_are_one_group_whatever_they_say() -> None:
@@ -211,9 +231,12 @@ def test_the_page_asks_nobody_for_anything() -> None:
 
 def test_ten_thousand_jobs_are_a_moderate_file() -> None:
     began = time.monotonic()
-    page = render(sweep(10_000), "n", "local", now=START)
+    records = sweep(10_000)
+    curve = [Point(n, n / 3, 1 / (1 + n)) for n in range(256)]
+    curves = curves_of(records, lambda keys: ({"loss by epoch": curve} for _ in keys))
+    page = render(records, "n", "local", now=START, curves=curves)
     assert time.monotonic() - began < 10
-    assert len(page) < 6_000_000
+    assert len(page) < 8_000_000
 
 
 # --- in a browser ---------------------------------------------------------------------------------------------------
@@ -238,9 +261,17 @@ def browser() -> Iterator[Browser]:
 class Shown:
     """A report in a browser that is offline; what the browser complains of, or asks for, is noted."""
 
-    def __init__(self, browser: Browser, folder: Path, records: list[JobRecord], **context: Any) -> None:
+    def __init__(
+        self,
+        browser: Browser,
+        folder: Path,
+        records: list[JobRecord],
+        curves: Any = None,
+        **context: Any,
+    ) -> None:
         file = folder / "report.html"
-        file.write_text(render(records, "my sweep", "local", now=START + 100), encoding="utf-8")
+        page = render(records, "my sweep", "local", now=START + 100, curves=curves)
+        file.write_text(page, encoding="utf-8")
         self.complaints: list[str] = []
         self.context = browser.new_context(offline=True, **context)
         self.page: Page = self.context.new_page()
@@ -299,6 +330,41 @@ def test_a_browser_shows_it_without_a_complaint(browser: Browser, tmp_path: Path
         assert page.inner_text("#failure-groups summary").startswith("ZeroDivisionError: division by zero")
         assert "4 jobs" in page.inner_text("#failure-groups summary")
         assert "efefefefefef, with changes" in page.inner_text("#origin")
+
+
+def test_curves_are_drawn_over_their_steps(browser: Browser, tmp_path: Path) -> None:
+    records = [job(index, str(index), metrics={"loss": 0.0}) for index in range(3)]
+    curves = {
+        "g-0": {"loss": [Point(step, step, 1000 - step) for step in range(0, 1001, 100)]},
+        "g-1": {"loss": [Point(500, 0, 10), Point(750, 1, math.nan), Point(1000, 1, 900)]},
+    }
+    painted = """([x, y]) => {
+        const canvas = document.getElementById("curve-plot");
+        const scale = canvas.width / canvas.getBoundingClientRect().width;
+        const box = [x - 3, y - 6, 6, 12].map(value => Math.round(value * scale));
+        return canvas.getContext("2d").getImageData(...box).data.some(value => value !== 0);
+    }"""
+    with Shown(browser, tmp_path, records, curves) as shown:
+        page = shown.page
+        assert page.inner_text("#series") == "loss"
+        assert page.get_attribute("#curve-plot", "aria-label") == "Curves of loss by step, one for each job"
+        page.locator("#curve-plot").scroll_into_view_if_needed()
+        box = page.locator("#curve-plot").bounding_box()
+        assert box is not None
+        # The first falls from the upper left to the lower right: it can be touched in the middle, and nowhere else.
+        touched = set()
+        for down in range(0, int(box["height"]), 4):
+            page.mouse.move(box["x"] + box["width"] / 2, box["y"] + down)
+            page.evaluate("() => new Promise(requestAnimationFrame)")
+            if page.is_visible("#tip"):
+                touched.add(down / box["height"])
+        assert touched
+        assert 0.2 < min(touched) < max(touched) < 0.7
+        assert shown.complaints == []
+        middle = [box["width"] / 2, box["height"] * (min(touched) + max(touched)) / 2]
+        assert page.evaluate(painted, middle)
+        # From one point to the next the second has no number, so there is no line.
+        assert not page.evaluate(painted, [box["width"] * 0.85, box["height"] * 0.3])
 
 
 def test_the_table_sorts(browser: Browser, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ own and most cluster file systems have them; locks it does without.
     GROUP/inputs        one after the other; `offsets` says where each begins
     GROUP/log/N         facts, as they came
     GROUP/checkpoint    all facts up to some entry of the log, so that nobody has to read it from the start
-    GROUP/outcomes/, reports/, lines/    of attempts, called INDEX-NUMBER
+    GROUP/outcomes/, reports/, curves/, lines/    of attempts, called INDEX-NUMBER
 
 A group is made under another name and renamed when it is whole. Its log has an entry for each change, however many
 jobs that is about, and an entry is written by linking a finished file to the first number that is free. So all who
@@ -171,7 +171,7 @@ class FolderStore(JobStore):
             made = Path(tempfile.mkdtemp(prefix=".new-", dir=self.folder))
             try:
                 made.chmod(self.folder.stat().st_mode & 0o777)
-                for name in ("log", "outcomes", "reports", "lines"):
+                for name in ("log", "outcomes", "reports", "curves", "lines"):
                     (made / name).mkdir()
                 head = {"version": VERSION, "group": to_json(group)}
                 _write(made / "group.json", json.dumps(head).encode())
@@ -225,8 +225,12 @@ class FolderStore(JobStore):
         return added
 
     def put_report(self, key: Key, report: Report) -> None:
-        file = self._file("reports", key)
-        data = to_json(report).encode()
+        self._replace(self._file("reports", key), to_json(report).encode())
+
+    def put_curves(self, key: Key, data: bytes) -> None:
+        self._replace(self._file("curves", key), data)
+
+    def _replace(self, file: Path, data: bytes) -> None:
         # What is not found was removed.
         with self._reached(), suppress(FileNotFoundError), _finished(file.parent, data, sync=False) as made:
             made.rename(file)
@@ -315,6 +319,13 @@ class FolderStore(JobStore):
 
     def outcome(self, key: Key) -> bytes:
         return self._bytes(self._file("outcomes", key), f"outcome of job {key[0]}")
+
+    def curves(self, keys: Sequence[Key]) -> Iterator[bytes | None]:
+        for key in keys:
+            data = None
+            with suppress(FileNotFoundError), self._reached():
+                data = self._file("curves", key).read_bytes()
+            yield data
 
     def source(self, digest: str) -> bytes:
         return self._bytes(self._source_file(digest), f"source {digest}")

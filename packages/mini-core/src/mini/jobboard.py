@@ -15,7 +15,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,9 +47,11 @@ from .status import FailureRecord, LogLine, Progress
 from .twins import in_thread, pause
 
 if TYPE_CHECKING:
+    from .curves import Point
     from .wire import Frames
 
 __all__ = [
+    "Bill",
     "GroupRecord",
     "Job",
     "JobBoard",
@@ -108,6 +110,14 @@ class JobStore(ABC):
     @abstractmethod
     def put_report(self, key: Key, report: Report) -> None:
         """Replace the report of an attempt."""
+
+    @abstractmethod
+    def put_curves(self, key: Key, data: bytes) -> None:
+        """Replace the curves of an attempt. They are kept apart from its record, which is read more often."""
+
+    @abstractmethod
+    def curves(self, keys: Sequence[Key]) -> Iterator[bytes | None]:
+        """The curves of some attempts as they were put, in the order of `keys`; None where there are none."""
 
     @abstractmethod
     def groups(self) -> list[GroupRecord]:
@@ -175,8 +185,32 @@ class JobStore(ABC):
         """Forget a group and all that is kept of it. Harmless when repeated."""
 
 
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What a backend itself says that jobs cost.
+
+    Attributes:
+        amount: all together; None if it does not say.
+        currency: of all amounts, such as "USD".
+        objects: what it charges for, by its own ids.
+        says: of how much this is, or why it does not say, in a line.
+    """
+
+    amount: float | None
+    currency: str
+    objects: Mapping[str, float]
+    says: str
+
+
 class JobHost(ABC):
     """Runs the attempts that a store holds."""
+
+    def bill(self, groups: Sequence[GroupRecord]) -> Bill | None:
+        """What the backend charges for groups, as far as it tells within seconds; None where nothing is charged.
+
+        Raises nothing of the backend's: that it does not say is an answer.
+        """
+        return None
 
     def launching(self) -> AbstractContextManager[None]:
         """Entered before attempts are created and left after `start`.
@@ -359,6 +393,12 @@ class JobBoard:
         """What the store has of a job now, lost or not; None if it has no such job."""
         return next(iter(self.store.states(Select([id]))), None)
 
+    def curves(self, keys: Sequence[Key]) -> Iterator[dict[str, list[Point]]]:
+        """The history of the metrics of some attempts, in the order of `keys`; see `mini.curves`."""
+        from .curves import unpack
+
+        return map(unpack, self.store.curves(keys))
+
     def outcome(self, job: JobRecord) -> tuple[BaseException | None, Any]:
         """What a record's attempt, which has ended, came to: the exception to raise, or else the result."""
         ended = job.current.ended
@@ -465,6 +505,15 @@ class Job:
     def metrics(self) -> dict[str, Any]:
         return self.record.current.report.metrics
 
+    def curves(self) -> dict[str, list[Point]]:
+        """What the current attempt emitted so far, by metric, in the order in which it came.
+
+        A point is (step, seconds, value): the step is that of the latest `emit_progress`, or else 1, 2, 3, …; the
+        seconds are from the begin of the call. Of many points 256 are kept, evenly spread, with the first and the last.
+        A metric in a dict is called "outer.inner"; one that is no number has no curve.
+        """
+        return next(self._board.curves([self.status.key]))
+
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it has ended, at most `timeout` seconds; say whether it has."""
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -536,6 +585,10 @@ class Job:
     async def aexception(self) -> BaseException | None:
         """`exception` without blocking the event loop."""
         return await in_thread(self.exception)
+
+    async def acurves(self) -> dict[str, list[Point]]:
+        """`curves` without blocking the event loop."""
+        return await in_thread(self.curves)
 
     async def alogs(self, follow: bool = False) -> AsyncIterator[LogLine]:
         """`logs` without blocking the event loop."""

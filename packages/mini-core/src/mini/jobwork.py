@@ -19,6 +19,7 @@ from typing import Any
 
 from . import snapshot, wire
 from .carrier import Broken, Carrier, Event, Group, Lost, Outcomes, Reports, Returned, Task
+from .curves import Curves, follow, pack
 from .errors import FailureKind
 from .failure import Failure
 from .jobboard import JobBoard
@@ -33,6 +34,7 @@ __all__ = ["JobWorker", "this_worker"]
 
 TICK = 0.1
 """Seconds after which a worker looks at the time while a call runs."""
+CURVES = 4
 MOST_STARTS = 3
 """How often a process for a call is started before its worker gives up."""
 
@@ -59,6 +61,8 @@ class _Attempt:
     progress: Progress | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
     changed: bool = False
+    curves: Curves = field(default_factory=dict)
+    curves_changed: bool = False
     lines: list[LogLine] = field(default_factory=list)
 
 
@@ -74,7 +78,8 @@ class JobWorker:
             By default a folder of this worker's own, removed by `close`.
         here: jobs were launched on this machine, so that their working directory and import path hold here too.
         env: further variables for processes that run calls; what the launch has set comes before.
-        report_every: seconds between two reports of progress, metrics and printed lines.
+        report_every: seconds between two reports of progress, metrics and printed lines; the curves of metrics, which
+            are more, wait `CURVES` times as long.
         watch_every: seconds between two looks at whether somebody else has ended the attempt.
     """
 
@@ -176,6 +181,7 @@ class JobWorker:
             carrier.start(group)
         now = time.monotonic()
         report, watch = now + self._report_every / 5, now + self._watch_every
+        draw = now + self._report_every * CURVES
         ended = False
         while not ended:
             for event in carrier.poll(TICK):
@@ -186,8 +192,9 @@ class JobWorker:
                 attempt.over = ended = True
                 self._drop_carrier()
             elif ended or now >= report:
-                self._tell(attempt)
+                self._tell(attempt, curves=ended or now >= draw)
                 report = now + self._report_every
+                draw = report + self._report_every * CURVES if now >= draw else draw
             if not ended and now >= watch:
                 self._is_spent(job, program)
                 status = self.board.status(job.id)
@@ -223,7 +230,7 @@ class JobWorker:
                         _note(attempt, kind, data)
         return False
 
-    def _tell(self, attempt: _Attempt) -> None:
+    def _tell(self, attempt: _Attempt, *, curves: bool) -> None:
         key = attempt.job.key
         if attempt.lines:
             lines, attempt.lines = attempt.lines, []
@@ -231,6 +238,9 @@ class JobWorker:
         if attempt.changed:
             attempt.changed = False
             self.board.store.put_report(key, Report(attempt.progress, attempt.metrics))
+        if curves and attempt.curves_changed:
+            attempt.curves_changed = False
+            self.board.store.put_curves(key, pack(attempt.curves))
 
     def _end(self, attempt: _Attempt, program: JobProgram) -> bool:
         """Record how the call has ended; whether another attempt may fare better."""
@@ -275,7 +285,9 @@ class JobWorker:
                 self._drop_carrier()
                 self._carrier, self._made_for = self._make_carrier(program), wanted
             # The flow is the group, because that makes `current_job()` give the job's own id.
-            head = ProgramHead(job.group, "call", program.timeout, program.apparatus, program.data_dir, 0)
+            head = ProgramHead(
+                job.group, "call", program.timeout, program.apparatus, program.data_dir, 0, True
+            )
             task = Task(head, wire.Program(program.function, program.frames))
             self._carrier.keep(task)
             self._group = (job.group, program, task)
@@ -315,6 +327,9 @@ def _note(attempt: _Attempt, kind: str, data: Any) -> None:
     elif kind == "metrics":
         attempt.metrics.update(data)
         attempt.changed = True
+    elif kind == "curves":
+        follow(attempt.curves, data)
+        attempt.curves_changed = True
     else:
         job = attempt.job
         stream: Any = kind

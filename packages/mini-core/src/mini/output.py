@@ -1,7 +1,8 @@
 """What calls print and emit, on its way from a worker to the caller.
 
 Reports are gathered and sent a few times per second, so that a call which emits in its inner loop neither blocks nor
-floods. Printed lines are kept in order and complete; of progress and metrics only the latest values travel.
+floods. Printed lines are kept in order and complete; of progress and metrics the latest values travel, and of a
+detached job's metrics a few more: see `mini.curves`.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from .context import RunningGroup, running_group
+
+if TYPE_CHECKING:
+    from .curves import Recorder
 
 __all__ = ["Outbox", "Report"]
 
 Report = tuple[str, int, int, str, Any]
-"""flow, input index, attempt, kind ("progress", "metrics", "stdout" or "stderr"), and what was reported."""
+"""flow, input index, attempt, kind ("progress", "metrics", "curves", "stdout" or "stderr"), and what was reported."""
 
 REPORT_EVERY = 0.1
 """Seconds between two reports of a worker; the first one after a pause goes at once."""
@@ -42,6 +46,7 @@ class Outbox:
         self.tee = shared
         self._lock = threading.RLock()
         self._latest: dict[tuple[str, int, int, str], Any] = {}
+        self._recorders: dict[tuple[str, int, int], Recorder] = {}
         self._printed: list[Report] = []
         self._waiting = 0
         self._sent = 0.0
@@ -49,18 +54,33 @@ class Outbox:
         self._flusher: threading.Thread | None = None
         self._closed = False
 
-    def emitter(self, attempt: int, flow: str) -> Callable[[str, int, Any], None]:
-        """The `emit` function for a group of calls."""
+    def emitter(self, attempt: int, flow: str, *, curves: bool = False) -> Callable[[str, int, Any], None]:
+        """The `emit` function for a group of calls; with `curves`, the history of their metrics travels too."""
+        began = time.monotonic()
 
         def emit(kind: str, index: int, data: Any) -> None:
             key = (flow, index, attempt, kind)
             with self._lock:
+                if curves:
+                    self._record(key, began, data)
                 if kind == "metrics":
                     data = {**self._latest.get(key, {}), **data}
                 self._latest[key] = data
                 self._soon()
 
         return emit
+
+    def _record(self, key: tuple[str, int, int, str], began: float, data: Any) -> None:
+        from .curves import Recorder  # not before it is needed: workers start sooner
+
+        flow, index, attempt, kind = key
+        recorder = self._recorders.get((flow, index, attempt))
+        if recorder is None:
+            recorder = self._recorders[flow, index, attempt] = Recorder(began)
+        if kind == "metrics":
+            recorder.emit(data)
+        else:
+            recorder.progress(data[0])
 
     def printed(self, group: RunningGroup, index: int, stream: str, lines: list[str]) -> None:
         with self._lock:
@@ -87,6 +107,8 @@ class Outbox:
         for stream in _streams:
             stream.end_line(group, self)
         self.flush()
+        if self._recorders:
+            self._recorders = {}
 
     def _soon(self) -> None:
         if self._waiting > MOST_WAITING or time.monotonic() - self._sent > REPORT_EVERY:
@@ -111,6 +133,9 @@ class Outbox:
             return
         with self._lock:
             reports = self._printed + [(*key, data) for key, data in self._latest.items()]
+            for call, recorder in self._recorders.items():
+                if news := recorder.news():
+                    reports.append((*call, "curves", news))
             self._printed = []
             self._latest = {}
             self._waiting = 0
@@ -124,7 +149,7 @@ class Outbox:
         self._lock = threading.RLock()
         self._wanted = threading.Event()
         self._flusher = None
-        self._latest, self._printed = {}, []
+        self._latest, self._printed, self._recorders = {}, [], {}
         _captured.clear()  # what the copy prints goes where the worker's own prints go
 
     def close(self) -> None:

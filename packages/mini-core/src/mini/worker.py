@@ -28,7 +28,7 @@ __all__ = ["GroupHead", "Host", "Program", "ProgramHead", "Worker"]
 class ProgramHead:
     """What a worker must know of a program before it unpickles it."""
 
-    __slots__ = ("apparatus", "credit", "data_dir", "flow", "mode", "timeout")
+    __slots__ = ("apparatus", "credit", "curves", "data_dir", "flow", "mode", "timeout")
 
     def __init__(
         self,
@@ -38,6 +38,7 @@ class ProgramHead:
         apparatus: str,
         data_dir: str | None,
         credit: int,
+        curves: bool = False,
     ) -> None:
         self.flow = flow
         self.mode = mode
@@ -45,9 +46,11 @@ class ProgramHead:
         self.apparatus = apparatus
         self.data_dir = data_dir
         self.credit = credit
+        self.curves = curves
+        """The history of its calls' metrics is wanted: see `mini.curves`."""
 
     def pack(self) -> tuple[Any, ...]:
-        return (self.flow, self.mode, self.timeout, self.apparatus, self.data_dir, self.credit)
+        return (self.flow, self.mode, self.timeout, self.apparatus, self.data_dir, self.credit, self.curves)
 
 
 class GroupHead:
@@ -219,7 +222,7 @@ class Worker:
             p.apparatus,
             p.data_dir,
             lambda: 0 if words[AT] == IDLE else reached(words, cells),
-            self.outbox.emitter(head.attempt, head.flow),
+            self.outbox.emitter(head.attempt, head.flow, curves=p.curves),
         )
         before = enter_group(group, process_wide=self.process_wide)
         try:

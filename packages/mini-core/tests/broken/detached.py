@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mini import LocalApparatus
@@ -55,6 +55,17 @@ class StartsToRead(LocalApparatus):
     def jobs(self) -> list[Job]:
         self.run(abs, -1)
         return super().jobs()
+
+
+@breaks("test_det_02_the_history_of_metrics", says="several at once are not", workers="process")
+class AnswersInItsOwnOrder(Keeping):
+    """Gets what several jobs emitted with one question, and gives it as the answer has it."""
+
+    class Store(SqliteStore):
+        def curves(self, keys: Sequence[Key]) -> Iterator[bytes | None]:
+            return super().curves(sorted(keys))
+
+    store = Store
 
 
 @breaks("test_det_03_states_never_go_backwards", says="PENDING after RUNNING", workers="process")

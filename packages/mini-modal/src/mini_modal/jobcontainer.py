@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import modal
-from mini.errors import FailureKind
+from mini.errors import FailureKind, MiniError
 from mini.jobboard import JobBoard, JobHost
 from mini.jobrecord import JobState, JobStatus, Worker
 from mini.jobwork import JobWorker
@@ -22,7 +22,7 @@ from mini.status import FailureRecord
 from .containers import class_options, task_result
 from .gate import VolumeGate
 from .jobfiles import MountedFiles
-from .jobstore import ModalJobStore
+from .jobstore import ModalJobStore, place_of
 from .messages import INSIDE
 
 if TYPE_CHECKING:
@@ -98,7 +98,10 @@ class Container:
         self._volume = modal.Volume.from_id(setup.volume)
         self._gate = VolumeGate(self._volume)
         files = MountedFiles(Path(setup.mount), self._commit, self._reload)
-        self._board = JobBoard(ModalJobStore(setup.name, files, patient=True), _NoHost())
+        self._store = ModalJobStore(setup.name, files, patient=True)
+        self._board = JobBoard(self._store, _NoHost())
+        self._groups: set[str] = set()
+        """Those that jobs were run of."""
         self._worker: JobWorker | None = None
         self._running: asyncio.Future[None] | None = None
 
@@ -109,6 +112,13 @@ class Container:
         """Modal ends the container; a job that runs is lost."""
         await self._drop_worker()
         self._gate.close()
+        await asyncio.to_thread(self._keep)
+
+    def _keep(self) -> None:
+        """See to it that what is known of groups that have ended lasts, whether or not anybody looks at them."""
+        for group in self._groups:
+            with suppress(MiniError, OSError):  # whoever looks does it too
+                self._store.keep(group)
 
     async def _drop_worker(self) -> None:
         worker, self._worker = self._worker, None
@@ -120,6 +130,7 @@ class Container:
 
     async def run(self, id: str, number: int, position: int) -> None:
         """Run an attempt, unless it was claimed before or has ended."""
+        self._groups.add(place_of(id)[0])
         if self._gate.passed:
             await self._gate.reload()
         if self._worker is None:

@@ -34,12 +34,20 @@ class JobFiles(ABC):
         return map(self.read, paths)
 
     @abstractmethod
+    def read_some(self, paths: Sequence[str]) -> list[bytes | None]:
+        """What files have in them; None for one that is not there."""
+
+    @abstractmethod
     def write(self, files: Mapping[str, bytes]) -> None:
         """Write files, except those that are there; when this returns everybody sees them."""
 
     @abstractmethod
-    def remove(self, folder: str) -> None:
-        """Remove a folder, if it is there."""
+    def names(self, folder: str) -> list[str]:
+        """The names of what is in a folder; none if it is not there."""
+
+    @abstractmethod
+    def remove(self, path: str) -> None:
+        """Remove a file, or a folder with all that is in it, if it is there."""
 
 
 class RemoteFiles(JobFiles):
@@ -64,6 +72,17 @@ class RemoteFiles(JobFiles):
 
         return iter(ask(all_of_them))
 
+    def read_some(self, paths: Sequence[str]) -> list[bytes | None]:
+        def those_that_are_there() -> list[bytes | None]:
+            volume = self._volume()
+            volume.hydrate()
+            return in_client(_read_some)(volume, [f"{JOBS}/{path}" for path in paths])
+
+        try:
+            return ask(those_that_are_there) if paths else []
+        except Missing:
+            return [None] * len(paths)
+
     def write(self, files: Mapping[str, bytes]) -> None:
         def upload(some: Mapping[str, bytes]) -> None:
             with self._volume(create=True).batch_upload() as batch:
@@ -77,17 +96,37 @@ class RemoteFiles(JobFiles):
                 with contextlib.suppress(FileExistsError):
                     ask(partial(upload, {path: data}))
 
-    def remove(self, folder: str) -> None:
+    def names(self, folder: str) -> list[str]:
+        try:
+            entries = ask(lambda: self._volume().listdir(f"/{JOBS}/{folder}"))
+        except Missing:
+            return []
+        return [entry.path.rpartition("/")[2] for entry in entries]
+
+    def remove(self, path: str) -> None:
         with contextlib.suppress(Missing):
-            ask(lambda: self._volume().remove_file(f"{JOBS}/{folder}", recursive=True))
+            ask(lambda: self._volume().remove_file(f"{JOBS}/{path}", recursive=True))
 
 
 async def _read(volume: Any, paths: list[str]) -> list[bytes]:
-    async def one(path: str) -> bytes:
-        parts = [part async for part in volume.read_file(path)]
-        return b"".join(parts)
+    return await gather(_read_one(volume, path) for path in paths)
 
-    return await gather(one(path) for path in paths)
+
+async def _read_one(volume: Any, path: str) -> bytes:
+    parts = [part async for part in volume.read_file(path)]
+    return b"".join(parts)
+
+
+async def _read_some(volume: Any, paths: list[str]) -> list[bytes | None]:
+    from modal.exception import NotFoundError
+
+    async def one(path: str) -> bytes | None:
+        try:
+            return await _read_one(volume, path)
+        except (NotFoundError, FileNotFoundError):
+            return None
+
+    return await gather(map(one, paths))
 
 
 class MountedFiles(JobFiles):
@@ -112,6 +151,10 @@ class MountedFiles(JobFiles):
         except FileNotFoundError:
             raise Missing(f"there is no file {file}") from None
 
+    def read_some(self, paths: Sequence[str]) -> list[bytes | None]:
+        files = [self._folder / path for path in paths]
+        return [file.read_bytes() if file.exists() else None for file in files]
+
     def write(self, files: Mapping[str, bytes]) -> None:
         for path, data in files.items():
             file = self._folder / path
@@ -122,5 +165,11 @@ class MountedFiles(JobFiles):
                 made.rename(file)
         patiently(self._commit)
 
-    def remove(self, folder: str) -> None:
+    def names(self, folder: str) -> list[str]:
+        try:
+            return [file.name for file in (self._folder / folder).iterdir()]
+        except FileNotFoundError:
+            return []
+
+    def remove(self, path: str) -> None:
         raise NotImplementedError("a container removes no group")

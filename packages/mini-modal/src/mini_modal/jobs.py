@@ -24,7 +24,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mini import OptionError
-from mini.jobboard import JobHost, Select
+from mini.jobboard import Bill, JobHost, Select
 from mini.jobrecord import Claimed, GroupRecord, JobStatus, Worker, from_json
 from mini.options import Options
 
@@ -144,7 +144,9 @@ class ModalJobHost(JobHost):
                 inputs = ([job.id for job in jobs], [job.attempt for job in jobs], range(len(jobs)))
                 call = await worker().run.experimental_spawn_map.aio(*inputs)
                 tell(f"the app is at {await page_of(app)}", definition.progress)
-                await asyncio.to_thread(self._store.put_call, jobs[0].group, CallRecord(call.object_id, keys))
+                await asyncio.to_thread(
+                    self._store.put_call, jobs[0].group, CallRecord(call.object_id, keys, app.app_id or "")
+                )
         except modal.exception.Error as exc:
             known = await explain_image(exc, image, client)
             if known is None:
@@ -170,6 +172,14 @@ class ModalJobHost(JobHost):
             ]
         if over:
             ask(lambda: in_client(_cancel)(this_client() or _from_env(), over))
+
+    # --- what it costs ---
+
+    def bill(self, groups: Sequence[GroupRecord]) -> Bill | None:
+        from .billing import bill
+
+        calls = [call for group in groups for call in self._store.calls(group.id)]
+        return bill({call.app for call in calls if call.app}, min(group.origin.launched for group in groups))
 
     # --- looking ---
 

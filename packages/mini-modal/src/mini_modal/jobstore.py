@@ -2,20 +2,26 @@
 
 The Dict `mini-NAME` has an entry for each group, and the facts of those that have a single job. A larger group has a
 Dict of its own, so that it is read with one answer, whatever other groups there are. An entry has what never changes of
-a group's jobs, and there is one for each fact. What jobs print is in another Dict. Keys are text and values are JSON,
-so that anybody can read them.
+a group's jobs, and there is one for each fact. What jobs print is in another Dict, with the curves of their metrics.
+Keys are text and values are JSON, so that anybody can read them.
+
+Modal does not keep Dicts for good; of a group that has ended there is a copy in the volume: see `mini_modal.lasting`.
+What only that has is read from it, and is put into a Dict again when somebody adds to it.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import time
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from mini.errors import MiniError
 from mini.jobboard import JobStore, Select
 from mini.jobrecord import (
     Attempt,
@@ -39,6 +45,7 @@ from mini.wire import join_frames, split_frames
 from .asking import Missing
 from .dicts import Texts
 from .jobfiles import JobFiles
+from .lasting import Copies, Copy
 
 __all__ = ["CallRecord", "ModalJobStore", "place_of"]
 
@@ -48,6 +55,10 @@ MOST_KNOWN = 100_000
 """Facts that are remembered, because they never change."""
 FEW = 32
 """So many jobs of a group are asked for one by one; for more, the group is read."""
+OLD_SECONDS = 6 * 24 * 3600.0
+"""Age from which on Modal may have forgotten some entries of a group. It does after a week without use."""
+PUT_AT_ONCE = 2000
+"""Entries of a group that are put back with one request."""
 GROUPS = "groups/"
 STARTERS = "starters/"
 MOST_CHUNKS = 64
@@ -56,10 +67,14 @@ MOST_CHUNKS = 64
 
 @dataclass(frozen=True, slots=True)
 class CallRecord:
-    """What a call at Modal is to run: its inputs are the attempts of `keys` (index and number), in this order."""
+    """What a call at Modal is to run: its inputs are the attempts of `keys` (index and number), in this order.
+
+    `app` is the id of its app; empty if it is not known.
+    """
 
     id: str
     keys: tuple[tuple[int, int], ...]
+    app: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +118,12 @@ class ModalJobStore(JobStore):
         self.index = Texts(f"mini-{name}", patient=patient)
         self._patient = patient
         self._files = files
+        self._copies = Copies(files)
+        self._forgotten: set[str] = set()
+        """Groups that were last read from a copy, because Modal had nothing of them."""
+        self._copied_entries: dict[str, tuple[Copy, dict[str, str]]] = {}
+        self._curves: tuple[Key, bytes] | None = None
+        """The curves that were last put here, and whose they are."""
         self._said_by_lone = Texts(f"mini.{name}", patient=patient)
         self._facts: dict[str, Texts] = {}
         self._logs: dict[str, Texts] = {}
@@ -149,6 +170,8 @@ class ModalJobStore(JobStore):
             wanted[group].append((at, key, to_json(fact)))
         for group, some in wanted.items():
             some = self._of_attempts(group, some)
+            if group in self._forgotten:
+                self._put_back(group)
             answers = self._dict(group).add((f"{group}/{key}", text) for _, key, text in some)
             if answers is None:
                 self._forget(group)
@@ -169,6 +192,12 @@ class ModalJobStore(JobStore):
         if index < self._size(group):
             self._dict(group).put({f"{group}/{_key(index, key[1], 'report')}": to_json(report)})
 
+    def put_curves(self, key: Key, data: bytes) -> None:
+        group, index = place_of(key[0])
+        if index < self._size(group):
+            self._log(group).put({f"{group}/{_key(index, key[1], 'curves')}": data.decode()}, create=True)
+            self._curves = (key, data)
+
     def add_log(self, key: Key, lines: Sequence[LogLine]) -> None:
         group, index = place_of(key[0])
         if not index < self._size(group):
@@ -180,14 +209,16 @@ class ModalJobStore(JobStore):
 
     def put_call(self, group: str, call: CallRecord) -> None:
         """Keep what a call at Modal is to run."""
-        text = json.dumps([call.id, call.keys])
+        text = json.dumps([call.id, call.keys, call.app])
         for number in itertools.count():
             answers = self._dict(group).add([(f"{group}/call/{number}", text)])
             if answers is None or answers[0]:
                 return
 
     def remove(self, group: str) -> None:
-        if self._size(group) > 1:
+        size = self._size(group)
+        self._copies.remove(group)
+        if size > 1:
             self.index.pop(f"{GROUPS}{group}")
             self._dict(group).delete()
             self._log(group).delete()
@@ -199,16 +230,23 @@ class ModalJobStore(JobStore):
             for number in range(1, 1 + sum(key.endswith("/claimed") for key in keys)):
                 for piece, _ in enumerate(list(self._pieces((f"{group}-0", number), 0))):
                     self._log(group).pop(f"{group}/0/{number}/{piece}")
+                self._log(group).pop(f"{group}/0/{number}/curves")
         self._files.remove(group)
+        self._copies.remove(group)  # a reader may have made one meanwhile
         self._forget(group)
 
     # --- reading ---
 
     def groups(self) -> list[GroupRecord]:
-        found = [
-            from_json(GroupRecord, text) for key, text in self.index.all().items() if key.startswith(GROUPS)
-        ]
-        return sorted(found, key=lambda group: group.id)
+        found = {
+            key.removeprefix(GROUPS): from_json(GroupRecord, text)
+            for key, text in self.index.all().items()
+            if key.startswith(GROUPS)
+        }
+        for id in self._copies.groups():
+            if id not in found and (whole := self._group(id)) is not None:
+                found[id] = whole.record
+        return [found[id] for id in sorted(found)]
 
     def read(self, select: Select) -> Iterable[JobRecord]:
         found: list[JobRecord] = []
@@ -239,8 +277,8 @@ class ModalJobStore(JobStore):
             for text in self._get(group, [f"call/{number}" for number in range(start, start + 4)]) or [None]:
                 if text is None:
                     return found
-                id, keys = json.loads(text)
-                found.append(CallRecord(id, tuple((index, number) for index, number in keys)))
+                id, keys, *app = json.loads(text)
+                found.append(CallRecord(id, tuple((index, number) for index, number in keys), *app))
         raise AssertionError("a count does not end")
 
     def facts(self, id: str) -> Facts:
@@ -269,13 +307,37 @@ class ModalJobStore(JobStore):
         return self._file(f"source/{digest}")
 
     def put_outcome(self, key: Key, data: bytes) -> None:
-        self._files.write({_outcome(key): data})
+        files = {_outcome(key): data}
+        if self._curves is not None and self._curves[0] == key:  # it costs nothing to have them last as long
+            files[_curves_file(key)] = self._curves[1]
+        self._files.write(files)
 
     def outcome(self, key: Key) -> bytes:
         return self._file(_outcome(key))
 
     def outcomes(self, keys: Sequence[Key]) -> Iterator[bytes]:
         return self._files.read_all(list(map(_outcome, keys)))
+
+    def curves(self, keys: Sequence[Key]) -> Iterator[bytes | None]:
+        of_group: dict[str, list[Key]] = defaultdict(list)
+        for key in keys:
+            of_group[place_of(key[0])[0]].append(key)
+        found: dict[Key, bytes | None] = {}
+        for group, some in of_group.items():
+            names = [f"{group}/{_key(place_of(id)[1], number, 'curves')}" for id, number in some]
+            texts = self._log(group).get(names) or [None] * len(some)
+            for key, text in zip(some, texts, strict=True):
+                found[key] = None if text is None else text.encode()
+            if group in self._forgotten or self._is_old(group):
+                missing = [key for key in some if found[key] is None]
+                found |= zip(missing, self._files.read_some(list(map(_curves_file, missing))), strict=True)
+        return (found[key] for key in keys)
+
+    def keep(self, group: str) -> None:
+        """Make a copy of a group that lasts, unless some of its jobs have not begun: then others run after us."""
+        entries = self._own(group)
+        if (whole := self._whole(group, entries)) is not None and all(_begun(facts) for _, facts in whole[1]):
+            self._copies.keep(group, _count_ended(whole[1]), entries)
 
     def _file(self, path: str) -> bytes:
         return self._files.read(path)
@@ -319,11 +381,9 @@ class ModalJobStore(JobStore):
             text = (self.index.get([f"{GROUPS}{group}"]) or [None])[0]
             if text is not None:
                 self._sizes[group] = from_json(GroupRecord, text).size
+            elif (copy := self._copies.read(group)) is not None:
+                self._sizes[group] = _Group.unpack(copy.entries["jobs"]).record.size
         return self._sizes.get(group, 0)
-
-    def _is_there(self, group: str) -> bool:
-        """Whether a group was not removed; of one with a Dict of its own that shows when the Dict is used."""
-        return self._size(group) > 1 or self._get(group, []) is not None
 
     def _dict(self, group: str) -> Texts:
         if self._size(group) <= 1:
@@ -338,6 +398,7 @@ class ModalJobStore(JobStore):
     def _forget(self, group: str) -> None:
         for memory in (self._sizes, self._groups, self._facts, self._logs):
             memory.pop(group, None)
+        self._forgotten.discard(group)
         self._known = {key: text for key, text in self._known.items() if key[0] != group}
 
     def _group(self, id: str) -> _Group | None:
@@ -385,28 +446,69 @@ class ModalJobStore(JobStore):
         for key, text in self.index.all().items():
             first, _, rest = key.partition("/")
             of_group[first][rest] = text
-        for id, text in sorted(of_group[GROUPS.rstrip("/")].items()):
+        for id, text in of_group[GROUPS.rstrip("/")].items():
             self._sizes[id] = from_json(GroupRecord, text).size
-            yield id, self._own(id) if self._sizes[id] > 1 else of_group[id]
+        for id in sorted({*of_group[GROUPS.rstrip("/")], *self._copies.groups()}):
+            yield id, self._own(id) if self._size(id) > 1 else self._with_copy(id, of_group[id])
 
     def _own(self, group: str) -> dict[str, str]:
-        """All entries of a group that has a Dict of its own."""
-        return {key.partition("/")[2]: text for key, text in self._dict(group).all().items()}
+        """All entries of a group. Those of one without a Dict of its own come with those of others."""
+        prefix = f"{group}/"
+        found = self._dict(group).all()
+        entries = {key.removeprefix(prefix): text for key, text in found.items() if key.startswith(prefix)}
+        return self._with_copy(group, entries)
+
+    def _with_copy(self, group: str, entries: dict[str, str]) -> dict[str, str]:
+        """All entries of a group, given those that Modal has."""
+        if "jobs" not in entries:
+            return self._copied(group) or {}
+        self._forgotten.discard(group)
+        whole = self._groups.get(group) or _Group.unpack(entries["jobs"])
+        if _is_old(whole) and (copy := self._copies.read(group)) is not None:
+            return {**copy.entries, **entries}
+        return entries
+
+    def _copied(self, group: str) -> dict[str, str] | None:
+        """The entries of a group of which Modal has nothing; None if there is no copy either.
+
+        What had not ended when the copy was made is lost: nobody can tell any more.
+        """
+        if (copy := self._copies.read(group)) is None:
+            return None
+        self._forgotten.add(group)
+        known = self._copied_entries.get(group)
+        if known is None or known[0] is not copy:
+            lost = to_json(Ended(copy.time, JobState.LOST))
+            whole, jobs = _take_apart(copy.entries)
+            self._groups[group], self._sizes[group] = whole, whole.record.size
+            keys = [_key(index, _current(facts), "ended") for index, facts in jobs]
+            known = self._copied_entries[group] = (copy, {**dict.fromkeys(keys, lost), **copy.entries})
+        return known[1]
+
+    def _put_back(self, group: str) -> None:
+        """Have Modal know a group again of which there is a copy."""
+        entries = self._copied(group)
+        if entries is None:
+            return
+        items = [(f"{group}/{key}", text) for key, text in entries.items()]
+        for at in range(0, len(items), PUT_AT_ONCE):
+            self._dict(group).put(dict(items[at : at + PUT_AT_ONCE]), create=True)
+        record = _Group.unpack(entries["jobs"]).record
+        self.index.put({f"{GROUPS}{group}": to_json(record)}, create=True)
+        self._forgotten.discard(group)
 
     def _whole(self, group: str, entries: Mapping[str, str]) -> tuple[_Group, list[tuple[int, Facts]]] | None:
         """A group with all its facts."""
         if "jobs" not in entries:
             self._forget(group)
             return None
-        if group not in self._groups:
-            self._groups[group] = _Group.unpack(entries["jobs"])
-        whole = self._groups[group]
-        facts: list[Facts] = [{} for _ in whole.jobs]
-        for key, text in entries.items():
-            parts = key.split("/")
-            if len(parts) == 3:
-                facts[int(parts[0])].setdefault(int(parts[1]), {})[parts[2]] = text
-        return whole, list(enumerate(facts))
+        whole, facts = _take_apart(entries, self._groups.get(group))
+        self._groups[group] = whole
+        if group not in self._forgotten and all("ended" in f.get(_current(f), ()) for _, f in facts):
+            # Who only reads may not be allowed to write, and has its answer all the same.
+            with suppress(MiniError, OSError):
+                self._copies.keep(group, _count_ended(facts), entries)
+        return whole, facts
 
     def _facts_of(self, group: str, indices: Sequence[int], *, reports: bool) -> dict[int, Facts]:
         """The facts of some jobs; none if the group is gone."""
@@ -438,17 +540,28 @@ class ModalJobStore(JobStore):
         sign = f"{GROUPS}{group}" if lone else f"{group}/jobs"
         asked = [f"{group}/{key}" for key in missing] + ([sign] if lone or not missing else [])
         texts = self._dict(group).get(asked)
-        if texts is None or (len(asked) > len(missing) and texts[-1] is None):
+        now = dict(zip(missing, texts or (), strict=False))
+        lacks_sign = texts is not None and len(asked) > len(missing) and texts[-1] is None
+        if texts is None or lacks_sign or now.get("jobs", "") is None:
             self._forget(group)
-            return None
-        now = dict(zip(missing, texts, strict=False))
+            copied = self._copied(group)
+            return None if copied is None else [copied.get(key) for key in keys]
+        self._forgotten.discard(group)
         if len(self._known) > MOST_KNOWN:
             self._known = {}
         found = [self._known.get((group, key), now.get(key)) for key in keys]
         for key, text in now.items():
             if text is not None and not key.endswith("report"):
                 self._known[group, key] = text
+        if None in found and self._is_old(group) and (copy := self._copies.read(group)) is not None:
+            return [
+                copy.entries.get(key) if text is None else text for key, text in zip(keys, found, strict=True)
+            ]
         return found
+
+    def _is_old(self, group: str) -> bool:
+        whole = self._groups.get(group)
+        return whole is not None and _is_old(whole)
 
 
 def place_of(id: str) -> tuple[str, int]:
@@ -470,6 +583,43 @@ def _created(key: str) -> str:
 def _outcome(key: Key) -> str:
     group, index = place_of(key[0])
     return f"{group}/outcomes/{index}-{key[1]}"
+
+
+def _curves_file(key: Key) -> str:
+    group, index = place_of(key[0])
+    return f"{group}/curves/{index}-{key[1]}"
+
+
+def _is_old(group: _Group) -> bool:
+    """Whether Modal may have forgotten something of a group."""
+    return time.time() - group.record.origin.launched > OLD_SECONDS
+
+
+def _take_apart(
+    entries: Mapping[str, str], whole: _Group | None = None
+) -> tuple[_Group, list[tuple[int, Facts]]]:
+    """A group, unless it is given, and the facts of its jobs, from its entries."""
+    whole = whole or _Group.unpack(entries["jobs"])
+    facts: list[Facts] = [{} for _ in whole.jobs]
+    for key, text in entries.items():
+        parts = key.split("/")
+        if len(parts) == 3:
+            facts[int(parts[0])].setdefault(int(parts[1]), {})[parts[2]] = text
+    return whole, list(enumerate(facts))
+
+
+def _current(facts: Facts) -> int:
+    """The number of a job's current attempt."""
+    return max((number for number, texts in facts.items() if "created" in texts), default=1)
+
+
+def _begun(facts: Facts) -> bool:
+    now = facts.get(_current(facts), {})
+    return "claimed" in now or "ended" in now
+
+
+def _count_ended(jobs: Iterable[tuple[int, Facts]]) -> int:
+    return sum("ended" in texts for _, facts in jobs for texts in facts.values())
 
 
 def _packs(inputs: Sequence[bytes]) -> Iterator[int]:
@@ -498,7 +648,7 @@ def _attempts(facts: Facts, first: Created) -> Iterator[Attempt]:
 
 
 def _status(whole: _Group, index: int, facts: Facts) -> JobStatus:
-    number = max((number for number, texts in facts.items() if "created" in texts), default=1)
+    number = _current(facts)
     texts: Mapping[str, str] = facts.get(number, {})
     _, time, left = whole.jobs[index]
     if number > 1:

@@ -33,6 +33,21 @@ cache_option = click.option(
 )
 
 
+def parse_prices(
+    context: click.Context, parameter: click.Parameter, value: tuple[str, ...]
+) -> dict[str, float]:
+    prices = {}
+    for text in value:
+        name, _, amount = text.partition("=")
+        try:
+            prices[name] = float(amount)
+        except ValueError:
+            prices[name] = -1.0
+        if name not in ("cpu", "memory", "gpu") or not 0 <= prices[name] < float("inf"):
+            raise click.BadParameter(f"{text!r} is no price, such as cpu=0.05, memory=0.01 or gpu=2")
+    return prices
+
+
 def server_options(function: F) -> F:
     """The options that `serve` and `run` share."""
     for option in reversed(
@@ -68,6 +83,14 @@ def server_options(function: F) -> F:
                 type=FOLDER,
                 multiple=True,
                 help="Have every container see this folder, and write to it, under the path that it has here.",
+            ),
+            click.option(
+                "--price",
+                "prices",
+                multiple=True,
+                callback=parse_prices,
+                metavar="NAME=AMOUNT",
+                help="What an hour of a core (cpu), a GiB (memory) or a GPU (gpu) costs in reports. Default: 0.",
             ),
             click.option(
                 "--heartbeat-limit",
@@ -157,6 +180,7 @@ def serve_command(
     skip_apt: bool,
     share: tuple[Path, ...],
     url_seconds: float,
+    prices: dict[str, float],
     heartbeat_limit: float,
     token: tuple[str, str] | None,
     attached: bool,
@@ -189,6 +213,7 @@ def serve_command(
             skip_apt=skip_apt,
             share=tuple(folder.absolute() for folder in share),
             url_seconds=url_seconds,
+            prices=prices,
             heartbeat_limit=heartbeat_limit,
         )
         return settings if cache is None else replace(settings, cache=cache.absolute())

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Self
 
 from .folders import new_work_folder, remove_tree
@@ -44,6 +45,7 @@ class Emulator:
         isolation: "namespaces", "directories", or "auto" for the first where the kernel allows it.
         skip_apt: go on without Debian packages that cannot be had.
         share: folders that every container sees, and may write to, under the paths that they have here.
+        prices: what an hour of a core ("cpu"), of a GiB ("memory") and of a GPU ("gpu") costs in billing reports.
         url_seconds: how long the URLs of blobs and of volumes' files are valid.
         heartbeat_limit: seconds after which the apps of a client that is silent are ended; it says something every 15.
         start_timeout: seconds that a start may take.
@@ -61,6 +63,7 @@ class Emulator:
         isolation: Isolation = "auto",
         skip_apt: bool = False,
         share: Sequence[str | os.PathLike[str]] = (),
+        prices: Mapping[str, float] = MappingProxyType({}),
         url_seconds: float = 3600,
         heartbeat_limit: float = 60.0,
         start_timeout: float = 60.0,
@@ -80,6 +83,7 @@ class Emulator:
             if on
         ]
         options += [f"--share={Path(folder).absolute()}" for folder in share]
+        options += [f"--price={name}={amount}" for name, amount in prices.items()]
         self._options = options
         self._token = token
         self._start_timeout = start_timeout

@@ -19,6 +19,7 @@ from .rpc import Authorize, Caller, Router, fail
 from .runtime.choose import open_runtime
 from .services import Service
 from .services.apps import AppService
+from .services.billing import BillingService
 from .services.blobs import BlobService
 from .services.calls import CallService
 from .services.containers import ContainerService
@@ -79,6 +80,7 @@ class ControlPlane:
         self.logs = LogService(self)
         self.apps = AppService(self)
         self.functions = FunctionService(self)
+        self.billing = BillingService(self)
         self.calls = CallService(self)
         self.containers = ContainerService(self)
         self.services = (
@@ -93,6 +95,7 @@ class ControlPlane:
             self.logs,
             self.apps,
             self.functions,
+            self.billing,
             self.calls,
             self.containers,
         )

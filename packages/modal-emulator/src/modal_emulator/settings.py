@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -27,6 +28,7 @@ class Settings:
         url_seconds: how long the URLs of blobs and of volumes' files are valid.
         skip_apt: go on without Debian packages that cannot be had.
         share: folders that every container sees, and may write to, under the paths that they have here.
+        prices: what an hour of a core ("cpu"), of a GiB ("memory") and of a GPU ("gpu") costs; nothing if not given.
         heartbeat_limit: seconds without a heartbeat after which a client is gone; it sends one every 15.
     """
 
@@ -42,6 +44,7 @@ class Settings:
     url_seconds: float = 3600
     skip_apt: bool = False
     share: tuple[Path, ...] = ()
+    prices: Mapping[str, float] = field(default_factory=dict)
     heartbeat_limit: float = 60.0
     workspace: str = "emulator"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -31,7 +32,7 @@ def command(name: str, app: str | None, group: str | None, as_json: bool) -> Non
 
     That is what the options cpu, memory and gpu declared when the jobs were launched. It is no bill: what a backend
     charges for starting, waiting and rounding is not in it. With prices per hour in [tool.mini.prices] of
-    pyproject.toml it says what that comes to.
+    pyproject.toml it says what that comes to. What the backend itself charges stands beside it, if it says.
 
     \b
     Example:
@@ -42,11 +43,14 @@ def command(name: str, app: str | None, group: str | None, as_json: bool) -> Non
     from mini.jobboard import Select
 
     with waiting(f"reading {named.name}"):
-        groups = {one.id for one in named.groups(board, group)}
+        meant = named.groups(board, group)
+        groups = {one.id for one in meant}
         total = used((record for record in board.read(Select()) if record.group in groups), time.time())
+        bill = board.host.bill(meant)
     price = priced(total, prices(named.app))
     if as_json:
-        print_json(named, **total, price=price)
+        billed = None if bill is None else {**asdict(bill), "objects": dict(bill.objects)}
+        print_json(named, **total, price=price, billed=billed)
         return
     from mini.display.meter import span
 
@@ -64,6 +68,10 @@ def command(name: str, app: str | None, group: str | None, as_json: bool) -> Non
         click.echo(f"  {'price':<22} {price['amount']:>12.4g} {price['currency']}".rstrip())
         if price["without"]:
             click.echo(f"  without {', '.join(price['without'])}, of which [tool.mini.prices] says nothing")
+    if bill is not None and bill.amount is not None:
+        click.echo(f"  {f'billed by {named.app}':<22} {bill.amount:>12.4g} {bill.currency}, {bill.says}")
+    elif bill is not None:
+        click.echo(f"  what {named.app} bills is not known: {bill.says}")
 
 
 def used(records: Iterable[JobRecord], now: float) -> dict[str, Any]:

@@ -36,12 +36,13 @@ def command(
     named = Named.find(name, app)
     board = named.board()
     from mini.jobboard import Select
-    from mini.report import render
+    from mini.report import curves_of, render
 
     with waiting("making the report"):
         groups = {one.id for one in named.groups(board, group)}
         records = [record for record in board.read(Select()) if record.group in groups]
-        text = render(records, named.name, named.app, now=time.time())
+        curves = curves_of(records, board.curves)
+        text = render(records, named.name, named.app, now=time.time(), curves=curves)
     file = Path(out or f"{named.name}.html")
     try:
         file.write_text(text, encoding="utf-8")

@@ -49,6 +49,7 @@ class Row:
     "--csv", "as_csv", is_flag=True, help="Print CSV: a line for each job, with its inputs and metrics."
 )
 @json_option
+@click.option("--curves", is_flag=True, help="With --csv or --json: also the metrics as they were emitted.")
 @click.option(
     "--out",
     type=click.Path(file_okay=False),
@@ -63,6 +64,7 @@ def command(
     name: str,
     as_csv: bool,
     as_json: bool,
+    curves: bool,
     out: str | None,
     app: str | None,
     group: str | None,
@@ -70,7 +72,7 @@ def command(
     """Show what the jobs of NAME returned, beside their inputs and metrics.
 
     With --out a result is written as text if it is a string, as it is if it is bytes, as JSON if JSON can have it, and
-    else as a pickle.
+    else as a pickle. With --curves CSV has a line for each point instead of one for each job.
 
     Exit status: 0 if all are done, 1 if some failed, 4 while some are unfinished.
 
@@ -78,9 +80,12 @@ def command(
     Examples:
         mini results digits
         mini results digits --csv > digits.csv
+        mini results digits --csv --curves > curves.csv
     """
     if as_csv + as_json + (out is not None) > 1:
         raise click.UsageError("--csv, --json and --out are three ways to answer: choose one")
+    if curves and not (as_csv or as_json):
+        raise click.UsageError("--curves goes with --csv or --json; mini report draws them")
     named = Named.find(name, app)
     board = named.board()
     from mini.jobboard import Select
@@ -88,11 +93,24 @@ def command(
     with waiting(f"reading {named.name}"):
         groups = {one.id for one in named.groups(board, group)}
         records = [record for record in board.read(Select()) if record.group in groups]
+    if as_csv and curves:
+        sys.stdout.write(curves_csv(records, board))
+        ctx.exit(exit_status(Counter(record.state for record in records)))
     rows = read_rows(board, records)
     if as_csv:
         sys.stdout.write(to_csv(rows))
     elif as_json:
-        print_json(named, jobs=[row_json(row) for row in rows])
+        from mini.report.data import cell
+
+        jobs = [row_json(row) for row in rows]
+        for job, found in zip(
+            jobs, board.curves([record.key for record in records]) if curves else (), strict=False
+        ):
+            job["curves"] = {
+                metric: [{"step": cell(p.step), "seconds": p.seconds, "value": cell(p.value)} for p in points]
+                for metric, points in found.items()
+            }
+        print_json(named, jobs=jobs)
     elif out is not None:
         _write(rows, Path(out))
         click.echo(f"{out}: {sum(row.record.state == 'DONE' for row in rows)} results and results.csv")
@@ -204,6 +222,17 @@ def to_csv(rows: list[Row]) -> str:
         writer.writerow(
             [record.id, record.index, record.state, record.current.number, taken, *cells, row.error]
         )
+    return file.getvalue()
+
+
+def curves_csv(records: list[JobRecord], board: JobBoard) -> str:
+    """A line for each point of each metric of each job."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["id", "index", "metric", "step", "seconds", "value"])
+    for record, curves in zip(records, board.curves([record.key for record in records]), strict=True):
+        for metric, points in curves.items():
+            writer.writerows((record.id, record.index, metric, *point) for point in points)
     return file.getvalue()
 
 

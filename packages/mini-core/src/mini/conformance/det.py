@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from ..capability import Capability
+from ..curves import MOST_POINTS
 from ..errors import (
     JobCancelled,
     JobStateError,
@@ -98,6 +99,16 @@ def report_and_wait(x: int, started: Gate, gate: Gate) -> int:
     emit_progress(4, 4, "all")
     emit_metrics(loss=0.25)
     return x * 2
+
+
+def descend(rounds: int) -> None:
+    """Emit a loss per round, the first few of which say their step."""
+    from mini import emit_metrics, emit_progress
+
+    for number in range(rounds):
+        if number < 3:
+            emit_progress(10 * (number + 1), 30)
+        emit_metrics(loss=1 / (number + 1))
 
 
 def where_am_i(tally: Tally) -> tuple[str, int, str]:
@@ -435,6 +446,29 @@ class DetSuite(Suite):
         assert states == ["DONE", "FAILED", "DONE"]
         assert errors == [["result", 0], ["Odd", "1"], ["result", 2]]
         assert failures == [None, ["user", f"{__name__}.Odd", True], None]
+
+    @detached("spawn_map", "job")
+    def test_det_02_the_history_of_metrics(self, apparatus: Apparatus, patience: float) -> None:
+        """ "Another process, given the apparatus name, […] reads state, progress, metrics, […]"
+
+        A failure means that of a metric only the last value is kept, or that the values of one job are given as those
+        of another.
+        """
+        group = apparatus.spawn_map(descend, [3, 0, 5000])
+        group.wait(3 * patience)
+        few, none, many = (apparatus.job(job.id).curves() for job in group)
+        assert [(point.step, point.value) for point in few["loss"]] == [(10, 1.0), (20, 1 / 2), (30, 1 / 3)]
+        assert none == {}
+        losses = [point.value for point in many["loss"]]
+        assert (losses[0], losses[-1]) == (1.0, 1 / 5000)
+        assert 100 < len(losses) <= MOST_POINTS
+        assert losses == sorted(losses, reverse=True)
+        for curve in (few["loss"], many["loss"]):
+            seconds = [point.seconds for point in curve]
+            assert seconds == sorted(seconds)
+            assert 0 <= seconds[0] <= seconds[-1] <= 3 * patience
+        at_once = group[0]._board.curves([(group[index].id, 1) for index in (2, 1, 0)])
+        assert list(at_once) == [many, none, few], "several at once are not what they are one by one"
 
     @detached("jobs", "job", "groups", "group")
     def test_det_02_a_name_without_jobs(self, fresh: MakeApparatus, unused_name: str) -> None:
@@ -888,6 +922,7 @@ class DetSuite(Suite):
         me = Worker("asleep", 1, "asleep")
         assert board.claim(stale, me) is None
         board.store.put_report(stale, Report(metrics={"loss": "stale"}))
+        board.store.put_curves(stale, b'{"loss":[[1],[0],[2]]}')
         board.store.put_outcome(stale, b"stale")
         assert (
             board.store.put_once(
@@ -899,6 +934,7 @@ class DetSuite(Suite):
         assert not board.end((job.id, 2), FAILED), "an attempt ended twice"
         again = apparatus.job(job.id)
         assert (again.state, again.attempt, again.result(0), again.metrics) == (DONE, 2, value, {})
+        assert again.curves() == {}
         assert again.record.current == record.current
         assert [attempt.state for attempt in again.record.attempts] == [CANCELLED, DONE]
 

@@ -46,7 +46,6 @@ BUSY_SECONDS = 60.0
 """How long somebody else may write before we give up."""
 MOST_VALUES = 500
 """Values in one SQL statement; more than some builds of SQLite take is more than is faster."""
-VERSION = 1
 KEEP_SECONDS = 24 * 3600.0
 
 _SCHEMA = """
@@ -71,6 +70,12 @@ CREATE TABLE lines (
 );
 CREATE INDEX lines_by_attempt ON lines (job, number);
 """
+_SCHEMA_2 = """
+CREATE TABLE curves (job INTEGER NOT NULL, number INTEGER NOT NULL, data BLOB NOT NULL, PRIMARY KEY (job, number));
+"""
+_SCHEMAS = (_SCHEMA, _SCHEMA_2)
+"""What each version adds to the one before."""
+VERSION = len(_SCHEMAS)
 _ATTEMPT = "job = (SELECT job FROM jobs WHERE id = ?) AND number = ?"
 _STATE = """CASE WHEN a.ended IS NOT NULL THEN a.state WHEN a.claimed IS NOT NULL THEN 'RUNNING' ELSE 'PENDING' END"""
 _CURRENT = "a.number = (SELECT max(number) FROM attempts b WHERE b.job = j.job)"
@@ -136,14 +141,16 @@ class SqliteStore(JobStore):
         try:
             connection.execute("PRAGMA synchronous = NORMAL")
             (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                connection.execute("PRAGMA journal_mode = WAL")
+            if version < VERSION:
+                if version == 0:
+                    connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("BEGIN IMMEDIATE")
                 # Somebody else may have been faster.
-                if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-                    for statement in _SCHEMA.split(";"):
+                (version,) = connection.execute("PRAGMA user_version").fetchone()
+                for tables in _SCHEMAS[version:]:
+                    for statement in tables.split(";"):
                         connection.execute(statement)
-                    connection.execute(f"PRAGMA user_version = {VERSION}")
+                connection.execute(f"PRAGMA user_version = {VERSION}")
                 connection.execute("COMMIT")
             elif version > VERSION:
                 raise MiniError(f"{self._file} was written by a newer mini: upgrade mini-core")
@@ -195,6 +202,11 @@ class SqliteStore(JobStore):
         with self.db(write=True) as db:
             db.execute(f"UPDATE attempts SET report = ? WHERE {_ATTEMPT}", (to_json(report), *key))
 
+    def put_curves(self, key: Key, data: bytes) -> None:
+        put = "INSERT OR REPLACE INTO curves SELECT job, ?, ? FROM jobs WHERE id = ?"
+        with self.db(write=True) as db:
+            db.execute(put, (key[1], data, key[0]))
+
     def add_log(self, key: Key, lines: Sequence[LogLine]) -> None:
         insert = "INSERT INTO lines (job, number, stream, text) SELECT job, ?, ?, ? FROM jobs WHERE id = ?"
         with self.db(write=True) as db:
@@ -204,7 +216,7 @@ class SqliteStore(JobStore):
         if self._is_empty:
             return
         with self.db(write=True) as db:
-            for table in ("inputs", "attempts", "lines"):
+            for table in ("inputs", "attempts", "lines", "curves"):
                 db.execute(f"DELETE FROM {table} WHERE job IN (SELECT job FROM jobs WHERE grp = ?)", (group,))
             db.execute("DELETE FROM jobs WHERE grp = ?", (group,))
             db.execute("DELETE FROM groups WHERE id = ?", (group,))
@@ -303,6 +315,16 @@ class SqliteStore(JobStore):
                     found.append(JobRecord(id, group, index, row[11], function, origin, attempts))
         found.sort(key=_place)
         return found
+
+    def curves(self, keys: Sequence[Key]) -> Iterator[bytes | None]:
+        query = f"SELECT data FROM curves WHERE {_ATTEMPT}"
+        for at in range(0, len(keys), MOST_VALUES):
+            some = keys[at : at + MOST_VALUES]
+            found: list[tuple[bytes] | None] = [None] * len(some)
+            if not self._is_empty:
+                with self.db() as db:
+                    found = [db.execute(query, key).fetchone() for key in some]
+            yield from (row and row[0] for row in found)
 
     def program(self, group: str) -> bytes:
         return self._one("SELECT program FROM groups WHERE id = ?", group)

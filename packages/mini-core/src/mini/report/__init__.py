@@ -15,9 +15,9 @@ from importlib.resources import files
 from typing import Any
 
 from ..jobrecord import JobRecord
-from .data import describe
+from .data import CurvesOf, curves_of, describe
 
-__all__ = ["render"]
+__all__ = ["curves_of", "render"]
 
 # Parts of the page's script, in the order in which they are put together: each uses those before it.
 _SCRIPTS = (
@@ -39,7 +39,9 @@ _SCRIPTS = (
 _UNSAFE = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 
 
-def render(records: Sequence[JobRecord], name: str, backend: str, *, now: float) -> str:
+def render(
+    records: Sequence[JobRecord], name: str, backend: str, *, now: float, curves: CurvesOf | None = None
+) -> str:
     """The report on the jobs of an apparatus name, as the text of an HTML file in UTF-8.
 
     Args:
@@ -47,8 +49,9 @@ def render(records: Sequence[JobRecord], name: str, backend: str, *, now: float)
         name: of the apparatus.
         backend: that it runs on.
         now: when the records were read, in seconds since the epoch.
+        curves: of their metrics, by job id; see `curves_of`.
     """
-    data = describe(records, name, backend, now)
+    data = describe(records, name, backend, now, curves)
     style = _part("page.css")
     script = "\n".join(["(() => {", '"use strict";', *(_part(f"{name}.js") for name in _SCRIPTS), "})();"])
     values = {

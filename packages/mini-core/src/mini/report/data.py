@@ -7,23 +7,32 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Generic, TypeVar
 
-from ..jobrecord import Attempt, JobRecord, JobState, Worker
+from ..curves import Point, thin
+from ..jobrecord import Attempt, JobRecord, JobState, Key, Worker
 
-__all__ = ["cell", "describe", "inputs_of", "metrics_of"]
+__all__ = ["CurvesOf", "cell", "curves_of", "describe", "inputs_of", "metrics_of"]
 
 T = TypeVar("T")
 
 SCHEMA = 1
+MOST_POINTS = 100_000
+"""Of curves, of all jobs and metrics together: a few megabytes."""
 MOST_TEXT = 20_000
 """Characters of a traceback or a message that are kept: whoever raised it may have put an array into it."""
 _STATES_OF_FAILURES = (JobState.FAILED, JobState.LOST)
 
 
-def describe(records: Sequence[JobRecord], name: str, backend: str, now: float) -> dict[str, Any]:
+CurvesOf = Mapping[str, Mapping[str, Sequence[Point]]]
+"""The curves of jobs, by id and metric."""
+
+
+def describe(
+    records: Sequence[JobRecord], name: str, backend: str, now: float, curves: CurvesOf | None = None
+) -> dict[str, Any]:
     """What the page's script reads, as strict JSON: numbers that JSON lacks are the strings "NaN" and "Infinity"."""
     records = sorted(records, key=lambda record: (record.origin.launched, record.group, record.index))
     counts = Counter(record.state for record in records)
@@ -61,7 +70,7 @@ def describe(records: Sequence[JobRecord], name: str, backend: str, now: float) 
         "size": [_size(record.current) for record in records],
         "inputs": _columns([inputs_of(record) for record in records]),
         "metrics": _columns([metrics_of(record) for record in records]),
-        "series": _columns([_series(record) for record in records]),
+        "series": _curve_columns([{**(curves or {}).get(r.id, {}), **_series(r)} for r in records]),
         "attempts": attempts,
         "workers": [asdict(worker) for worker in workers.items],
         "failures": failures.groups,
@@ -132,7 +141,44 @@ def metrics_of(record: JobRecord) -> dict[str, Any]:
 def _series(record: JobRecord) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     _flatten("", record.current.report.metrics, flat)
-    return {name: [cell(v) for v in value] for name, value in flat.items() if _is_series(value)}
+    series = {name: value for name, value in flat.items() if _is_series(value)}
+    return {name: [Point(at, 0, v) for at, v in enumerate(value, 1)] for name, value in series.items()}
+
+
+def curves_of(
+    records: Sequence[JobRecord], read: Callable[[Sequence[Key]], Iterable[Mapping[str, Sequence[Point]]]]
+) -> CurvesOf:
+    """The curves of those jobs that have emitted something, with so few points of each that a page can show them all.
+
+    Args:
+        records: of the jobs.
+        read: gets them for some attempts, one after the other.
+    """
+    emitted = [record for record in records if record.current.report.metrics]
+    room = MOST_POINTS // max(1, len(emitted))
+    found: dict[str, Mapping[str, Sequence[Point]]] = {}
+    for record, curves in zip(emitted, read([record.key for record in emitted]), strict=True):
+        names = [name for name, points in curves.items() if len(points) > 1][: max(1, room // 2)]
+        if names:
+            found[record.id] = {name: thin(curves[name], max(2, room // len(names))) for name in names}
+    return found
+
+
+def _curve_columns(rows: Sequence[Mapping[str, Sequence[Point]]]) -> list[dict[str, Any]]:
+    """Curves by metric: of each job the steps and the values, None where it has none."""
+    return [
+        {
+            "name": column["name"],
+            "steps": [points and [cell(point.step) for point in points] for points in column["values"]],
+            "values": [points and [_short(point.value) for point in points] for points in column["values"]],
+        }
+        for column in _columns(rows)
+    ]
+
+
+def _short(value: Any) -> Any:
+    """A number as exactly as a picture has it."""
+    return cell(float(f"{value:.6g}") if isinstance(value, float) else value)
 
 
 def _flatten(prefix: str, metrics: Mapping[str, Any], flat: dict[str, Any]) -> None:

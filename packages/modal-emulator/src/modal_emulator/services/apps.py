@@ -150,6 +150,9 @@ class AppService(Service):
             fail(Status.NOT_FOUND, f"there is no app {app_id!r}")
         return app
 
+    def find(self, app_id: str) -> App | None:
+        return self._apps.get(app_id)
+
     def deployed(self, name: str, environment: str) -> App | None:
         """The app of that name that waits for calls, if there is one."""
         return next((app for app in self._named(name, environment) if app.state == DEPLOYED), None)

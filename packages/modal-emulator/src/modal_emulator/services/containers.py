@@ -79,6 +79,10 @@ class ContainerService(Service):
 
     # --- for the other services ---
 
+    def running(self) -> list[Container]:
+        """Those that have not ended."""
+        return list(self._containers.values())
+
     def queue(self, item: Input, *, balance: bool = True, again: bool = False) -> None:
         """An input is to run, perhaps `again`: give it to a container that waits, or have it wait for one."""
         if item.result is not None:
@@ -282,6 +286,7 @@ class ContainerService(Service):
         container.pool.containers.remove(container)
         del self._containers[container.id]
         self._ended.append(container)
+        self.plane.billing.ended(container)
         if container.idle is not None:
             container.idle.cancel()
 

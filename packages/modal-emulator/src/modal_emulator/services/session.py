@@ -112,6 +112,13 @@ class SessionService(Service):
             )
         return name
 
+    def name_of(self, environment_id: str) -> str:
+        """The name of the environment with an id. NOT_FOUND if there is none."""
+        names = [each.name for each in self._environments.values() if each.id == environment_id]
+        if not names:
+            fail(Status.NOT_FOUND, f"there is no environment with the id {environment_id!r}")
+        return names[0]
+
     # Hello
 
     @rpc()

@@ -1,9 +1,10 @@
-// Metrics that are lists of numbers.
+// Metrics over the steps at which they were emitted, and those that are lists of numbers.
 
 const setUpCurves = () => {
   if (!data.series.length) return;
   $("curves").hidden = false;
   let series = data.series[0];
+  const flat = (jobs, lists) => jobs.flatMap((job) => lists[job]).filter((value) => typeof value === "number");
   $("series").replaceChildren(...data.series.map((one, i) => make("option", {value: i}, one.name)));
   let frame = null;
   const plot = chart(
@@ -11,19 +12,21 @@ const setUpCurves = () => {
     (width) => [width, Math.min(380, Math.max(240, width * 0.45))],
     (context, width, height, one) => {
       const jobs = selected.filter((job) => series.values[job]);
-      const points = jobs.flatMap((job) => series.values[job]).filter((value) => typeof value === "number");
-      const longest = maximum(jobs.map((job) => series.values[job].length));
+      const points = flat(jobs, series.values);
+      const steps = flat(jobs, series.steps);
       frame = null;
-      if (!points.length) return;
+      if (!points.length || !steps.length) return;
+      const first = minimum(steps),
+        final = maximum(steps);
       const low = minimum(points),
         high = maximum(points);
       const log = low > 0 && high / low >= 50;
       const scale = log ? Math.log : (value) => value;
       const marks = ticks(low, high, log, 5);
       const room = Math.max(...marks.map((value) => context.measureText(number(value)).width)) + 14;
-      const across = (step) => room + 4 + (step / Math.max(1, longest - 1)) * (width - room - 24);
+      const across = (step) => room + 4 + ((step - first) / (final - first || 1)) * (width - room - 24);
       const down = (value) => 14 + (1 - (scale(value) - scale(low)) / (scale(high) - scale(low) || 1)) * (height - 50);
-      frame = {jobs, across, down, longest};
+      frame = {jobs, across, down};
       context.strokeStyle = ink.line;
       context.fillStyle = ink.soft;
       context.lineWidth = 1;
@@ -34,14 +37,16 @@ const setUpCurves = () => {
         context.stroke();
         text(context, number(value), room - 6, down(value), "right");
       }
-      for (const step of ticks(1, longest, false, Math.max(2, Math.floor(width / 110))).filter(Number.isInteger))
-        text(context, String(step), across(step - 1), height - 20, "center");
+      const whole = steps.every(Number.isInteger);
+      for (const step of ticks(first, final, false, Math.max(2, Math.floor(width / 110))))
+        if (!whole || Number.isInteger(step)) text(context, number(step), across(step), height - 20, "center");
       const line = (job) => {
         context.strokeStyle = paintOf(job);
         context.beginPath();
         let pen = false;
-        series.values[job].forEach((value, step) => {
-          if (typeof value !== "number") pen = false;
+        series.values[job].forEach((value, i) => {
+          const step = series.steps[job][i];
+          if (typeof value !== "number" || typeof step !== "number") pen = false;
           else {
             if (pen) context.lineTo(across(step), down(value));
             else context.moveTo(across(step), down(value));
@@ -62,16 +67,19 @@ const setUpCurves = () => {
       let best = null,
         near = 10;
       for (const job of frame.jobs) {
-        const values = series.values[job];
-        const step = Math.round((px - frame.across(0)) / (frame.across(1) - frame.across(0) || 1));
-        if (step < 0 || step >= values.length || typeof values[step] !== "number") continue;
-        const far = Math.abs(frame.down(values[step]) - py);
-        if (far < near) [best, near] = [job, far];
+        series.values[job].forEach((value, i) => {
+          if (i === 0) return;
+          const [x0, x1] = [i - 1, i].map((at) => frame.across(series.steps[job][at]));
+          const [y0, y1] = [series.values[job][i - 1], value].map((end) => frame.down(end));
+          if (!(x0 <= px && px <= x1)) return;
+          const far = Math.abs(y0 + ((px - x0) / (x1 - x0 || 1)) * (y1 - y0) - py);
+          if (far < near) [best, near] = [job, far];
+        });
       }
       return best === null ? null : {key: best, text: tellJob(best), click: () => openJob(best)};
     },
   );
-  const say = () => $("curve-plot").setAttribute("aria-label", `Curves of ${series.name}, one for each job`);
+  const say = () => $("curve-plot").setAttribute("aria-label", `Curves of ${series.name} by step, one for each job`);
   $("series").addEventListener("change", () => {
     series = data.series[Number($("series").value)];
     say();
