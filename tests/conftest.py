@@ -25,6 +25,7 @@ LONGEST = [
     "test_kit_can_fail.py",
     "test_objects.py",
     "test_installs.py",
+    "test_endings.py",
     "test_readme.py",
     "test_examples.py",
     "test_image.py",

@@ -79,7 +79,7 @@ def test_what_was_joined_goes_on(cluster: RayCluster, storage: Path) -> None:
 
 
 def test_closing_in_the_midst_lets_go_of_the_cluster(cluster: RayCluster, storage: Path) -> None:
-    for number in range(6):
+    for number in range(4):
         address = cluster.address if number % 2 else cluster.client_address
         with RayApparatus("closing", address, storage).w(progress=False, chunk=1) as app:
             results = app.map(abs, range(-10_000, 0))

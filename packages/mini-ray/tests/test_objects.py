@@ -19,6 +19,7 @@ from mini.context import DATA_DIR_GATE, DATA_DIR_PLACE, ask_at_gate
 from mini.objects import Doorkeeper, Mirror, ObjectVolume, Store
 from mini_ray import RayApparatus
 from mini_ray.storage import store as open_store
+from ray_calls import load, save
 from ray_clusters import RayCluster
 from s3_server import S3Server
 
@@ -329,16 +330,6 @@ def test_a_store_that_cannot_be_reached_is_told(tmp_path: Path) -> None:
 
 
 # --- on Ray ---
-
-
-def save(name: str, text: str = "x") -> None:
-    path = mini.get_data_dir() / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-
-
-def load(name: str) -> str:
-    return (mini.get_data_dir() / name).read_text()
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from mini.conformance.probes import Gate, Tally, until
 from mini.jobboard import JobState, JobStatus
 from mini_ray import RayApparatus
 from mini_ray.census import Actor, take_census
+from ray_calls import square, wait
 from ray_clusters import RayCluster, can_hide
 
 # Clusters take their time to start, the more so on a machine that has other things to do.
@@ -32,16 +33,6 @@ log = logging.getLogger(__name__)
 PATIENCE = 90.0
 DONE, FAILED, LOST, CANCELLED = JobState.DONE, JobState.FAILED, JobState.LOST, JobState.CANCELLED
 PENDING, RUNNING = JobState.PENDING, JobState.RUNNING
-
-
-def wait(number: int, tally: Tally, gate: Gate) -> int:
-    tally.add(f"{number} {os.getpid()}")
-    gate.wait()
-    return number
-
-
-def square(number: int) -> int:
-    return number * number
 
 
 @pytest.fixture
@@ -68,7 +59,7 @@ def script(name: str, address: str, storage: Path, code: str) -> list[str]:
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         from mini.conformance.probes import Gate, Tally
         from mini_ray import RayApparatus
-        from test_ray_jobs import square, wait
+        from ray_calls import square, wait
         app = RayApparatus({name!r}, {address!r}, {str(storage)!r}).w(progress=False)
     """
     return [sys.executable, "-c", textwrap.dedent(prelude) + textwrap.dedent(code)]

@@ -9,13 +9,10 @@ import mini
 import pytest
 from mini.conformance.probes import Gate
 from mini_ray import RayApparatus
+from ray_calls import save
 from ray_clusters import RayCluster, can_hide
 
 PATIENCE = 60.0
-
-
-def save(name: str) -> None:
-    (mini.get_data_dir() / name).write_text(name)
 
 
 def names(directory: Path) -> list[str]:
