@@ -96,7 +96,7 @@ def test_digits_goes_on_when_it_is_left(copy: Path) -> None:
     assert mini("watch", "digits") == "digits on local: 6 DONE\n"
     assert mini(*last.split()).startswith("digits.html: 6 jobs")
     page = (copy / "digits.html").read_text()
-    assert all(f'"name":"{name}"' in page for name in ("hidden", "rate", "accuracy", "losses"))
+    assert all(f'"name":"{name}"' in page for name in ("hidden", "rate", "accuracy", "loss"))
 
 
 def test_digits_says_what_to_install_for_a_backend_that_is_not_there(copy: Path) -> None:

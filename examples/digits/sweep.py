@@ -87,7 +87,7 @@ def train(setting: Setting, data: Data, epochs: int) -> Trained:
         mini.emit_progress(epoch, epochs, "epochs")
         mini.emit_metrics(loss=model.loss_)
     accuracy = float(model.score(*data.validation))
-    mini.emit_metrics(accuracy=accuracy, losses=model.loss_curve_)
+    mini.emit_metrics(accuracy=accuracy)
 
     path = mini.get_data_dir() / "models" / f"{setting.hidden}-{setting.rate}.pickle"
     path.parent.mkdir(exist_ok=True)

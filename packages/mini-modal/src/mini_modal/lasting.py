@@ -11,6 +11,7 @@ with the larger number says all that the other does.
 from __future__ import annotations
 
 import json
+import math
 import time
 import zlib
 from collections.abc import Mapping
@@ -22,6 +23,8 @@ from .jobfiles import JobFiles
 __all__ = ["Copies", "Copy"]
 
 FOLDER = "ended"
+FRESH_SECONDS = 1.0
+"""For so long it is not asked again which copies there are: reading many groups is one question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +42,13 @@ class Copies:
         self._files = files
         self._numbers: dict[str, int] = {}
         """The largest number of a group's copies, of those that are known here."""
+        self._listed = -math.inf
+        """When they were listed, on the monotonic clock."""
         self._read: dict[str, tuple[int, Copy]] = {}
 
     def groups(self) -> list[str]:
         """The groups that there are copies of now."""
+        self._listed = time.monotonic()
         numbers: dict[str, int] = {}
         for name in self._files.names(FOLDER):
             group, _, number = name.rpartition(".")
@@ -53,7 +59,8 @@ class Copies:
 
     def read(self, group: str) -> Copy | None:
         """The copy that says most of a group; None if there is none (any more)."""
-        self.groups()
+        if time.monotonic() - self._listed > FRESH_SECONDS:
+            self.groups()
         number = self._numbers.get(group)
         if number is None:
             self._read.pop(group, None)

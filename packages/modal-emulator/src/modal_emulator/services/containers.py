@@ -286,9 +286,9 @@ class ContainerService(Service):
         container.pool.containers.remove(container)
         del self._containers[container.id]
         self._ended.append(container)
-        self.plane.billing.ended(container)
         if container.idle is not None:
             container.idle.cancel()
+        self.plane.billing.ended(container)
 
     async def _live(
         self,
