@@ -51,6 +51,10 @@ class MessageCarrier(Carrier):
     def give_back(self, group: Group) -> None:
         """Have `Station.give_back` called for `group`, which is on its way."""
 
+    def age(self, group: Group) -> float:
+        """For how many seconds `group` has been on its way."""
+        return time.monotonic() - self._since[group.id]
+
     def waits(self, group: Group) -> bool:
         """Whether `group`, which is on its way, may wait at its worker for another one to end; see `steal`."""
         return False

@@ -131,14 +131,15 @@ class Carrier(ABC):
     Attributes:
         width: how many workers there may be at the same time.
         lock: guards carrier and engine; shared between them.
-        group_seconds: calls are grouped until a group takes about this long, which should be many times a round trip.
+        pair_seconds: calls that are too long to be grouped go in pairs as long as a pair takes no more than this, where
+            a worker gets groups, but no lone calls, ahead of time.
         quick_seconds: tasks whose groups take less than this are `quick`: a worker gets its next group ahead of time.
         background: whether calls may make progress while nobody waits for them.
         on_reports: set by the engine; takes reports at once, from any thread that does not hold the lock. For carriers
             whose `poll` runs calls itself; the others return `Reports` from it.
     """
 
-    group_seconds = 0.03
+    pair_seconds = 0.0
     quick_seconds = 0.06
     background = True
 

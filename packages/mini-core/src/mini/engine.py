@@ -35,6 +35,8 @@ from .wire import Frames
 
 __all__ = ["Engine", "Flow", "Part", "Records"]
 
+GROUP_SECONDS = 0.03
+"""Calls are grouped until a group takes about this long: many times a round trip, too short to wait for."""
 GROUP_BYTES = 1 << 20
 MOST_CHUNK = 2048
 CHUNK_GROWTH = 8
@@ -454,7 +456,9 @@ class Engine:
         left = window - (flow.pulled - flow.handed)
         if flow.mean is None or flow.chunk == 1:
             return min(left, 1)
-        count = self.carrier.group_seconds / max(flow.mean, 1e-9)
+        count = GROUP_SECONDS / max(flow.mean, 1e-9)
+        if 2 * flow.mean <= self.carrier.pair_seconds:
+            count = max(2, count)
         count = min(count, flow.last_chunk * CHUNK_GROWTH, flow.chunk)
         if flow.size:
             count = min(count, GROUP_BYTES / flow.size)

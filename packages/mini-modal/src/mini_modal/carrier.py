@@ -18,6 +18,9 @@ __all__ = ["ModalCarrier"]
 CONSTANT_BYTES = 256 * 1024
 """Programs from this size on go through the volume, once, instead of with each group."""
 
+ASK_AFTER = 0.25
+"""Seconds after which a lone call may be one that waits. To ask is two requests."""
+
 Make = Callable[
     [
         Callable[[int, Answer | BaseException], None],
@@ -37,7 +40,7 @@ class ModalCarrier(RequestCarrier):
     """
 
     # The way to Modal and back may take a tenth of a second, for which a container would have nothing to do.
-    group_seconds = 0.25
+    pair_seconds = 0.25
     quick_seconds = 1.0
 
     def __init__(self, width: int, make: Make) -> None:
@@ -46,6 +49,10 @@ class ModalCarrier(RequestCarrier):
         self._session: Session | None = None
         self._constants: dict[str, str] = {}
         """Names of the files that programs are in, by task."""
+        self._ahead: set[int] = set()
+        """Groups whose containers may take another one meanwhile."""
+        self._asked: set[int] = set()
+        """Lone calls that were asked for: what runs says once that it does, what waits comes back."""
 
     def room(self, task: Task) -> int:
         return (2 if task.quick else 1) * self.width - len(self.groups)
@@ -58,6 +65,8 @@ class ModalCarrier(RequestCarrier):
         # A dead container takes along what waits in it, and nobody can tell that from what ran: lone calls wait at
         # Modal, for whichever container is free first.
         quick = task.quick and group.count > 1
+        if quick:
+            self._ahead.add(group.id)
         constant: Callable[[], Frames] | None = None
         parcel = Parcel(message, quick=quick)
         if not task.single and task.program.nbytes >= CONSTANT_BYTES:
@@ -71,9 +80,16 @@ class ModalCarrier(RequestCarrier):
         return "modal"
 
     def ended(self, group: Group) -> None:
-        pass
+        self._ahead.discard(group.id)
+        self._asked.discard(group.id)
+
+    def waits(self, group: Group) -> bool:
+        # A container that has room for a second group may get a lone call, and the first one may turn out to be slow.
+        alone = group.count == 1 and group.id not in self._asked
+        return alone and bool(self._ahead) and self.age(group) > ASK_AFTER
 
     def give_back(self, group: Group) -> None:
+        self._asked.add(group.id)
         if self._session is not None:
             self._session.take_back(group.id)
 
@@ -93,6 +109,8 @@ class ModalCarrier(RequestCarrier):
     def close(self, *, kill: bool) -> None:
         super().close(kill=kill)
         self._constants.clear()
+        self._ahead.clear()
+        self._asked.clear()
         session, self._session = self._session, None
         if session is not None:
             session.close()
