@@ -160,6 +160,8 @@ def stop(place: Path | None = None) -> bool:
 
 def hold(name: str, tell: str) -> None:
     """In the process that holds the instance: start it, say so, and end it when this is told to end or Ray dies."""
+    import ray  # noqa: F401  # if it is broken, that is to be known here, and not in the instance's thread
+
     from .cluster import Instance, identify
 
     place, over = Path(name), threading.Event()
