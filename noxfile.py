@@ -24,6 +24,7 @@ import nox_uv
 ROOT = Path(__file__).parent
 BUILD = ROOT / "build"
 REPORT = BUILD / "conformance"
+TABLE = ROOT / "docs/reference/conformance-table.md"
 
 PYTHONS = nox.project.python_versions(nox.project.load_toml(ROOT / "pyproject.toml"))
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
@@ -54,7 +55,8 @@ def pytest(session: nox.Session, *arguments: str, **env: str) -> None:
     # What nox-uv told its `uv sync` is not meant for every uv that a test starts.
     for name in ("UV_PYTHON", "UV_PROJECT_ENVIRONMENT"):
         session.env.pop(name, None)
-    session.run("pytest", *arguments, *(arg for arg in session.posargs if arg != "--require"), env=env)
+    ours = ("--require", "--write-docs")
+    session.run("pytest", *arguments, *(arg for arg in session.posargs if arg not in ours), env=env)
 
 
 def build(session: nox.Session, out: Path) -> None:
@@ -114,7 +116,10 @@ def soak(session: nox.Session) -> None:
 @nox_uv.session(python=PYTHONS, uv_groups=["test"], uv_all_packages=True)
 @nox.parametrize("backend", list(BACKENDS))
 def conformance(session: nox.Session, backend: str) -> None:
-    """The contract's clauses on each backend and Python, as a table in build/conformance/."""
+    """The contract's clauses on each backend and Python, as a table in build/conformance/.
+
+    With --write-docs it becomes the one in docs/reference, of all that has been run since the folder was emptied.
+    """
     if BACKENDS[backend] not in PACKAGES:
         give_up = session.error if REQUIRE else session.skip
         give_up(f"{BACKENDS[backend]} is not in this checkout")
@@ -127,6 +132,8 @@ def conformance(session: nox.Session, backend: str) -> None:
     finally:
         # The report is of all sessions so far; that another one failed is not for this one to say.
         session.run("python", "-m", "mini.conformance", "report", str(REPORT), success_codes=[0, 1])
+        if "--write-docs" in session.posargs:
+            shutil.copyfile(REPORT / "conformance.md", TABLE)
     # Who asked for all of it is not to take a table with holes for one without.
     if REQUIRE and (skipped := left_out(REPORT, backend, str(session.python))):
         session.error("\n".join(["not all of the contract was tested:", *skipped]))

@@ -159,7 +159,8 @@ class Recorder:
                 "backend": backend,
                 "variant": variant,
                 "python": ".".join(map(str, sys.version_info[:3])),
-                "platform": platform.platform(),
+                # Not `platform.platform()`, which has whose kernel it is and how it was built.
+                "platform": f"{platform.system()} {platform.release().partition('-')[0]} {platform.machine()}",
                 "mini": mini_version(),
                 "adapter": _adapter(backend),
                 "tests": tests,

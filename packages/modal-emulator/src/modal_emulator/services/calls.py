@@ -298,13 +298,9 @@ class CallService(Service):
         if call.parent:
             self._children.setdefault(call.parent, []).append(call)
         self._remember_call(call)
-        put = self._put(call, request.pipelined_inputs)
-        await asyncio.sleep(
-            0
-        )  # a container that waits for an input has it before its caller knows that it is taken
         return api_pb2.FunctionMapResponse(
             function_call_id=call.id,
-            pipelined_inputs=put,
+            pipelined_inputs=self._put(call, request.pipelined_inputs),
             retry_policy=definition.retry_policy,
             function_call_jwt=call.id,
             sync_client_retries_enabled=False,

@@ -587,9 +587,6 @@ class ContainerService(Service):
                 )
             else:
                 self.plane.calls.failed(item, output.result, output.data_format, container.id)
-        await asyncio.sleep(
-            0
-        )  # whoever waits for the outputs has them before the container knows that they are here
         return Empty()
 
     @rpc(reads="result", moot="termination_reason")
