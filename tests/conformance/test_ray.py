@@ -14,7 +14,7 @@ from mini.conformance.life import WORK
 from mini.conformance.scripts import Scripts
 from mini.context import get_data_dir
 from mini_ray import RayApparatus
-from ray_clusters import RayCluster
+from ray_clusters import RayCluster, running
 from s3_server import S3Server
 
 # Ray takes seconds to start, and each script starts its own: `nox -s conformance` has the time.
@@ -76,11 +76,8 @@ def instance(storage: Path) -> Iterator[None]:
 @contextmanager
 def cluster(nodes: int, storage: Path) -> Iterator[MakeApparatus]:
     """A cluster that somebody else has started, with some nodes beside the head."""
-    with RayCluster(nodes) as cluster, pytest.MonkeyPatch.context() as patch:
-        for name, value in cluster.variables.items():
-            patch.setenv(name, value)
-        with connected(RayApparatus("cluster", cluster.address, storage)):
-            yield lambda name: RayApparatus(name, cluster.address, storage)
+    with running(RayCluster(nodes)) as cluster, connected(RayApparatus("cluster", cluster.address, storage)):
+        yield lambda name: RayApparatus(name, cluster.address, storage)
 
 
 @pytest.fixture(scope="class")

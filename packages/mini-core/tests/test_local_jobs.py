@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import sqlite3
 import subprocess
@@ -11,7 +10,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -21,9 +19,10 @@ import mini
 import numpy as np
 import pytest
 from mini.conformance.footprint import Footprint, alive, descendants
+from mini.conformance.ordeal import Ordeal
 from mini.conformance.probes import Gate, Tally, until
 from mini.errors import MiniError, WorkerLost
-from mini.jobboard import Job, JobGroup, JobState, JobStatus, JobStore
+from mini.jobboard import Job, JobState, JobStore
 from mini.local.jobs import anybody_alive
 from mini.local.jobstore import prune_sources
 
@@ -489,55 +488,6 @@ def test_many_readers_agree_that_a_runner_is_alive(app: mini.LocalApparatus, gat
 # --- many deaths ----------------------------------------------------------------------------------------------------
 
 
-class Ordeal:
-    """A group whose runner and workers are killed; what is lost is retried, and each retry is noted.
-
-    Its jobs are held back at the size of `pace`, a file, so that the killing is not over before it has begun.
-    """
-
-    def __init__(self, group: JobGroup, pace: Path, step: int) -> None:
-        self.group = group
-        self.pace = pace
-        self.step = step
-        self.attempts = {job.id: 1 for job in group}
-        self.chance = random.Random(0)
-        self.killed: Counter[str] = Counter()
-        self._done = 0
-
-    def states(self) -> list[JobStatus]:
-        """As they are now, with what was lost retried."""
-        states = self.group.states()
-        lost = [job for job in states if job.state is LOST]
-        for job in lost:
-            self.attempts[job.id] += 1
-        self.group._board.retry(lost)
-        return states
-
-    def let_go(self, jobs: int) -> None:
-        with self.pace.open("ab") as file:
-            file.write(b"x" * jobs)
-
-    def got_ahead(self) -> bool:
-        done = sum(job.state is DONE for job in self.states())
-        ahead, self._done = done > self._done, done
-        return ahead
-
-    def is_over(self) -> bool:
-        return all(job.state is DONE for job in self.states())
-
-    def kill(self) -> None:
-        """Kill the runner, or one of its processes, once another job is done."""
-        self.let_go(self.step)
-        until(self.got_ahead, 2 * SECONDS, "another job that is done")
-        running = [job.worker for job in self.group.states() if job.state is RUNNING]
-        if running and running[0] is not None:
-            runner = running[0].pid
-            victim = self.chance.choice([runner, *descendants(runner)])
-            with suppress(ProcessLookupError):  # it has just ended, of what was done to it before
-                os.kill(victim, signal.SIGKILL)
-                self.killed["runner" if victim == runner else "worker"] += 1
-
-
 @pytest.mark.parametrize(
     ("jobs", "kills"),
     [
@@ -548,30 +498,14 @@ class Ordeal:
 def test_random_kills(data: Path, tmp_path: Path, jobs: int, kills: int) -> None:
     """Each job ends in one true terminal state, and nothing is run again that nobody has retried."""
     app = mini.LocalApparatus("soak", max_workers=3, data_dir=data)
-    tally, pace = Tally(str(tmp_path / "tally")), tmp_path / "pace"
-    pace.touch()
-
-    def work(x: int) -> tuple[int, int]:
-        job = mini.current_job()
-        assert job is not None
-        tally.add(f"{job.index} {job.attempt}")
-        while pace.stat().st_size <= x:
-            time.sleep(0.005)
-        time.sleep(0.01)
-        return x * x, job.attempt
-
-    group = app.spawn_map(work, range(jobs))
-    ordeal = Ordeal(group, pace, jobs // kills - 1)
+    ordeal = Ordeal(app, tmp_path, jobs, kills, 2 * SECONDS)
     while ordeal.killed.total() < kills:
-        ordeal.kill()
-    ordeal.let_go(jobs)
-    assert not ordeal.is_over(), "there was nothing left to kill"
-    until(ordeal.is_over, 5 * SECONDS, "the end of all jobs")
+        running = ordeal.advance()
+        if running and running[0].worker is not None:
+            runner = running[0].worker.pid
+            victim = ordeal.chance.choice([runner, *descendants(runner)])
+            with suppress(ProcessLookupError):  # it has just ended, of what was done to it before
+                os.kill(victim, signal.SIGKILL)
+                ordeal.killed["runner" if victim == runner else "worker"] += 1
+    ordeal.prove()
     assert min(ordeal.killed["runner"], ordeal.killed["worker"]) > kills / 20
-    executions = tally.read()
-    assert len(executions) == len(set(executions)), "an attempt was run twice"
-    for record in group.records():
-        assert record.current.number == ordeal.attempts[record.id], "an attempt that nobody has asked for"
-        assert [attempt.state for attempt in record.attempts] == [*[LOST] * (record.current.number - 1), DONE]
-        assert f"{record.index} {record.current.number}" in executions
-    assert list(group.results()) == [(x * x, ordeal.attempts[f"{group.id}-{x}"]) for x in range(jobs)]

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ray_clusters import RayCluster
+from mini.conformance.probes import Gate, Tally
+from ray_clusters import RayCluster, running
 
 
 def pytest_configure() -> None:
@@ -17,6 +18,22 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in [name for name in os.environ if name.startswith("RAY_")]:
         del os.environ[name]
+
+
+PATIENCE = 180.0
+"""Seconds. Clusters take their time, the more so on a machine that has other things to do."""
+
+
+@pytest.fixture
+def tally(tmp_path: Path) -> Tally:
+    return Tally(str(tmp_path / "tally"))
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    gate = Gate(str(tmp_path / "gate"), PATIENCE)
+    yield gate
+    gate.open()
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +45,5 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayCluster]:
     """A head with two cores, and two nodes more."""
-    with RayCluster(2) as cluster, pytest.MonkeyPatch.context() as patch:
-        for name, value in cluster.variables.items():
-            patch.setenv(name, value)
+    with running(RayCluster(2)) as cluster:
         yield cluster

@@ -10,21 +10,31 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import pytest
 from mini.conformance.footprint import alive, descendants
 from mini.conformance.probes import until
 
-__all__ = ["RayCluster", "RayNode", "can_hide"]
+__all__ = ["RayCluster", "RayNode", "can_hide", "running"]
 
 START_SECONDS = 120.0
 LEFT_OUT = ["--include-log-monitor=false"]
 """Of what a node has by default, and takes more than a second to start: no test reads workers' output as a driver."""
+
+
+@contextmanager
+def running(cluster: RayCluster) -> Iterator[RayCluster]:
+    """Start a cluster, and have in this process's environment what those who join it need, for as long as it runs."""
+    with cluster, pytest.MonkeyPatch.context() as patch:
+        for name, value in cluster.variables.items():
+            patch.setenv(name, value)
+        yield cluster
 
 
 class RayNode:

@@ -12,7 +12,7 @@ import mini
 import pytest
 from mini.conformance.probes import Gate, Tally, in_background
 from mini_ray import RayApparatus
-from ray_clusters import RayCluster, RayNode
+from ray_clusters import RayCluster, RayNode, running
 
 # Each starts nodes, or waits for what Ray makes of their end.
 pytestmark = pytest.mark.slow
@@ -115,9 +115,7 @@ def test_an_actor_that_is_killed_costs_the_call_that_ran(app: mini.Apparatus) ->
 
 
 def test_the_head_may_be_killed_and_started_again(tmp_path: Path) -> None:
-    with RayCluster(cpus=1) as cluster, pytest.MonkeyPatch.context() as patch:
-        for name, value in cluster.variables.items():
-            patch.setenv(name, value)
+    with running(RayCluster(cpus=1)) as cluster:
         tally = Tally(str(tmp_path / "tally"))
 
         def wait() -> None:
@@ -154,13 +152,13 @@ def test_a_call_for_which_its_node_has_not_the_memory_says_so(tmp_path: Path) ->
 
     threshold = (get_used_memory() + (2 << 30)) / get_system_memory()
     env = {"RAY_memory_usage_threshold": str(threshold), "RAY_memory_monitor_refresh_ms": "50"}
-    with RayCluster(cpus=1, env=env) as cluster, pytest.MonkeyPatch.context() as patch:
-        for name, value in cluster.variables.items():
-            patch.setenv(name, value)
-        with RayApparatus("greedy", cluster.address, tmp_path).w(progress=False) as app:
-            with pytest.raises(mini.WorkerLost, match="its node ran out of memory"):
-                app.run(greedy)
-            (failure,) = [record.failure for record in app.records()]
+    with (
+        running(RayCluster(cpus=1, env=env)) as cluster,
+        RayApparatus("greedy", cluster.address, tmp_path).w(progress=False) as app,
+    ):
+        with pytest.raises(mini.WorkerLost, match="its node ran out of memory"):
+            app.run(greedy)
+        (failure,) = [record.failure for record in app.records()]
     assert failure is not None
     assert failure.kind == "out-of-memory"
 

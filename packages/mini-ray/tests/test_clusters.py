@@ -10,7 +10,7 @@ from typing import Any
 import mini
 import pytest
 from mini_ray import RayApparatus
-from ray_clusters import RayCluster
+from ray_clusters import RayCluster, running
 
 pytestmark = pytest.mark.slow
 
@@ -18,9 +18,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayCluster]:
     """A cluster of one node."""
-    with RayCluster() as cluster, pytest.MonkeyPatch.context() as patch:
-        for name, value in cluster.variables.items():
-            patch.setenv(name, value)
+    with running(RayCluster()) as cluster:
         yield cluster
 
 

@@ -20,7 +20,7 @@ from mini.objects import Doorkeeper, Mirror, ObjectVolume, Store
 from mini_ray import RayApparatus
 from mini_ray.storage import store as open_store
 from ray_calls import load, save
-from ray_clusters import RayCluster
+from ray_clusters import RayCluster, running
 from s3_server import S3Server
 
 SECONDS = 60.0
@@ -335,10 +335,8 @@ def test_a_store_that_cannot_be_reached_is_told(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def cluster(server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
     """Two nodes, each of which has its own place for copies."""
-    with RayCluster(cpus=1) as cluster, pytest.MonkeyPatch.context() as patch:
+    with running(RayCluster(cpus=1)) as cluster:
         cluster.add_node({"XDG_CACHE_HOME": str(tmp_path_factory.mktemp("other-cache"))})
-        for name, value in cluster.variables.items():
-            patch.setenv(name, value)
         yield cluster
 
 

@@ -50,18 +50,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     standing.stop()
 
 
-@pytest.fixture
-def tally(tmp_path: Path) -> Tally:
-    return Tally(str(tmp_path / "tally"))
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    gate = Gate(str(tmp_path / "gate"), 2 * PATIENCE)
-    yield gate
-    gate.open()
-
-
 def command(folder: Path, *arguments: str, status: int = 0) -> str:
     """What `mini` says, in a session of its own."""
     done = subprocess.run(

@@ -10,7 +10,7 @@ import pytest
 from mini.conformance.probes import Gate
 from mini_ray import RayApparatus
 from ray_calls import save
-from ray_clusters import RayCluster, can_hide
+from ray_clusters import RayCluster, can_hide, running
 
 PATIENCE = 60.0
 
@@ -22,9 +22,7 @@ def names(directory: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayCluster]:
     """A cluster of one node."""
-    with RayCluster() as cluster, pytest.MonkeyPatch.context() as patch:
-        for name, value in cluster.variables.items():
-            patch.setenv(name, value)
+    with running(RayCluster()) as cluster:
         yield cluster
 
 

@@ -33,6 +33,11 @@ def auth(ctx: click.Context, *, check: bool, stdin: bool, no_input: bool, timeou
     Exit status: 0 if there is a token that works, 2 for a wrong command line, 3 if there is no token, 4 if Modal
     rejects it, 5 if Modal cannot be reached, 6 if its certificate is not trusted, 7 if a proxy is in the way, 8 if
     Modal's file of profiles is broken, 124 if nobody has logged in in time.
+
+    \b
+    Examples:
+        mini auth modal
+        mini auth modal --check
     """
     from .auth import Failed, authenticate
 
