@@ -191,7 +191,35 @@ def test_it_gives_up_what_somebody_else_has_ended(
             board.store.remove(group.id)
         assert work.result(SECONDS)
         assert held.free()
+        if give_up == "lose":
+            worker.worker = this_worker("another")
     assert worker.run(launch(board, abs, -1).status.key)
+
+
+@pytest.mark.parametrize("retried", [False, True])
+def test_it_claims_no_more_once_it_was_taken_for_dead(
+    board: JobBoard, worker: JobWorker, gate: Gate, tmp_path: Path, retried: bool
+) -> None:
+    tally = Tally(str(tmp_path / "tally"))
+
+    def hang(x: int) -> None:
+        tally.add(x)
+        gate.wait()
+
+    job, other = launch_all(board, hang, [(0,), (1,)])
+    work = in_background(worker.run, job.status.key)
+    tally.wait_for(1, SECONDS)
+    assert board.end(job.status.key, LOST)
+    if retried:
+        job.retry()
+    else:  # it hears of it from what it tries to record
+        gate.open()
+    assert work.result(SECONDS)
+    for key in (job.status.key, other.status.key):
+        with pytest.raises(WorkerLost, match="taken for dead"):
+            worker.run(key)
+    assert (other.state, len(tally.read())) == (JobState.PENDING, 1)
+    assert job.record.current.claimed is None or not retried
 
 
 def test_it_can_be_stopped(board: JobBoard, worker: JobWorker, gate: Gate, tmp_path: Path) -> None:

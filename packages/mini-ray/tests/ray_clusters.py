@@ -122,7 +122,9 @@ class RayCluster:
             # Whoever runs the tests under `uv run` has not started the cluster like that.
             "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         }
-        self._env = {**os.environ, **self.variables, **(env or {})}
+        # Otherwise every third process that Ray forks for a client dies at once while the machine is busy.
+        own = {"GRPC_ENABLE_FORK_SUPPORT": "0"}
+        self._env = {**os.environ, **self.variables, **own, **(env or {})}
         self._env.pop("RAY_ADDRESS", None)
         self.nodes: list[RayNode] = []
         self.move()
@@ -155,7 +157,15 @@ class RayCluster:
             "--no-monitor",  # there is nothing to scale
             *([f"--ray-client-server-port={self._client_port}"] if self._client_port else []),
         ]
-        return self._start(arguments)
+        head = self._start(arguments)
+        if self._client_port:  # its proxy is up a moment later than the rest
+            until(self._serves_clients, START_SECONDS, "Ray's proxy for clients")
+        return head
+
+    def _serves_clients(self) -> bool:
+        with suppress(OSError), socket.create_connection((_own_address(), self._client_port or 0), 1):
+            return True
+        return False
 
     def move(self) -> None:
         """Have the next head, and those who look for it, at another address."""

@@ -70,6 +70,24 @@ def test_through_rays_client(cluster: RayCluster, storage: Path) -> None:
     check(RayApparatus("by-client", cluster.client_address, storage))
 
 
+def test_a_client_whose_server_dies_as_it_starts_gets_another(storage: Path, tmp_path: Path) -> None:
+    dead = tmp_path / "dead"
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, pathlib, sys\n"
+        "if '--mode=specific-server' in sys.orig_argv:\n"
+        f"    try: pathlib.Path({str(dead)!r}).touch(exist_ok=False)\n"
+        "    except FileExistsError: pass\n"
+        "    else: os._exit(1)\n"
+    )
+    env = {"PYTHONPATH": str(tmp_path), "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "5"}
+    with (
+        running(RayCluster(env=env)) as cluster,
+        RayApparatus("unlucky", cluster.client_address, storage).w(progress=False) as app,
+    ):
+        assert app.run(divmod, 7, 2) == (3, 1)
+    assert dead.exists()
+
+
 def test_what_was_joined_goes_on(cluster: RayCluster, storage: Path) -> None:
     for _ in range(2):
         check(RayApparatus("again", cluster.address, storage))

@@ -20,9 +20,9 @@ from typing import Any
 from . import snapshot, wire
 from .carrier import Broken, Carrier, Event, Group, Lost, Outcomes, Reports, Returned, Task
 from .curves import Curves, follow, pack
-from .errors import FailureKind
+from .errors import FailureKind, WorkerLost
 from .failure import Failure
-from .jobboard import JobBoard
+from .jobboard import JobBoard, Select
 from .joblaunch import JobProgram
 from .jobrecord import JobState, JobStatus, Key, Report, Worker
 from .local.pool import ProcessPool
@@ -110,12 +110,20 @@ class JobWorker:
         """The group whose program is at hand."""
         self._look_at_budget = 0.0
         self._stopping = False
+        self._dead: Worker | None = None
+        """As whom it was taken for dead."""
 
     def run(self, key: Key) -> bool:
         """Run an attempt to its end, and those that follow it by themselves (the option `retries`).
 
-        Raises nothing that a call raises. False: the attempt is not this worker's to run, and nothing was done.
+        What the call raises is recorded. False: the attempt is not this worker's to run, and nothing was done.
+
+        Raises:
+            WorkerLost: somebody has ended an attempt of this worker's as lost, and will do so with whatever it claims.
+                It is of no more use, unless as another worker.
         """
+        if self._dead == self.worker:
+            raise WorkerLost(f"this worker ({self.worker.id or self.worker.pid}) was taken for dead")
         job = self.board.claim(key, self.worker)
         if job is None:
             return False
@@ -200,6 +208,7 @@ class JobWorker:
                 status = self.board.status(job.id)
                 if status is None or status.key != job.key or status.state.is_final:
                     self._drop_carrier()
+                    self._note_end(job)
                     return False
                 watch = now + self._watch_every
         return True
@@ -247,7 +256,7 @@ class JobWorker:
         if attempt.parts:
             (frames, *_) = attempt.parts
             if not marshal.loads(frames[0])[3]:
-                self.board.end(attempt.job.key, JobState.DONE, frames)
+                self._record(attempt.job, JobState.DONE, frames)
                 return False
             failure = wire.unpack_part(frames)[0][0]
             assert isinstance(failure, Failure)
@@ -259,7 +268,7 @@ class JobWorker:
                 failure.message,
                 failure.text,
             )
-            ended = self.board.end(attempt.job.key, JobState.FAILED, frames, record)
+            ended = self._record(attempt.job, JobState.FAILED, frames, record)
             return ended and failure.kind == "user"
         lost = attempt.lost
         assert lost is not None
@@ -271,7 +280,30 @@ class JobWorker:
         name = "mini.errors.JobTimeout" if kind == "timeout" else "mini.errors.WorkerLost"
         job = attempt.job
         record = FailureRecord(job.index, job.attempt, kind, name, message, "")
-        return self.board.end(job.key, state, failure=record) and not self._stopping
+        return self._record(job, state, failure=record) and not self._stopping
+
+    def _record(
+        self,
+        job: JobStatus,
+        state: JobState,
+        frames: Frames | None = None,
+        failure: FailureRecord | None = None,
+    ) -> bool:
+        """End an attempt, unless somebody else was faster; whether nobody was."""
+        first = self.board.end(job.key, state, frames, failure)
+        if not first:
+            self._note_end(job)
+        return first
+
+    def _note_end(self, job: JobStatus) -> None:
+        """Find out whether somebody who has ended an attempt that ran here takes this worker for dead.
+
+        A worker on a node that has lost its cluster, for instance: it is there, but nobody can see it any more.
+        """
+        for record in self.board.store.read(Select([job.id])):
+            ended = record.attempts[job.attempt - 1].ended
+            if ended is not None and ended.state is JobState.LOST:
+                self._dead = self.worker
 
     # --- what a group needs ---
 

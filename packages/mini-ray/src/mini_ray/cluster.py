@@ -42,6 +42,16 @@ ADDRESS = "MINI_RAY_ADDRESS"
 """Set where calls run: the cluster that they run on."""
 PROBE_SECONDS = 3.0
 END_SECONDS = 5.0
+CLIENT_STARTS = 4
+NO_CLIENT_SERVER = (
+    "Starting Ray client server failed",
+    "Proxy failed to Connect to backend",
+    "in start_specific_server",
+)
+"""What Ray's proxy says when the server that it has started for a client is not there: nothing has happened yet then.
+
+The proxy forks while its threads are at work in gRPC, and on a busy machine the child often dies before it has begun.
+"""
 TOKEN = "token"
 LONGEST_DIRECTORY = 40
 """Bytes of the path in which a session may be: its sockets are deep in there, and may have 107."""
@@ -251,9 +261,11 @@ def _connect(address: str) -> None:
         _found(address) as known,
         _on_loopback() if _is_loopback(known) else contextlib.nullcontext(),
     ):
-        if not known.startswith("ray://"):
+        if known.startswith("ray://"):
+            _init_client(known)
+        else:
             identify(known)
-        _init(known)
+            _init(known)
 
 
 @contextlib.contextmanager
@@ -456,6 +468,17 @@ def _init(address: str, **settings: Any) -> None:
     # Under `uv run` Ray has workers run the same command, in a copy of its folder. What they need is for us to say.
     with _quiet(), _attribute(ray_constants, "RAY_ENABLE_UV_RUN_RUNTIME_ENV", False):
         ray.init(address, log_to_driver=False, configure_logging=False, namespace="mini", **settings)
+
+
+def _init_client(address: str) -> None:
+    """Join through Ray's client, whose proxy forks a server for each that comes and does not look whether it lives."""
+    for rest in reversed(range(CLIENT_STARTS)):
+        try:
+            _init(address)
+            break
+        except ConnectionError as exc:
+            if not rest or not any(words in str(exc) for words in NO_CLIENT_SERVER):
+                raise
 
 
 @contextlib.contextmanager
