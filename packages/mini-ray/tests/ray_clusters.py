@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -15,7 +16,7 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import pytest
 from mini.conformance.footprint import alive, descendants
@@ -77,6 +78,28 @@ class RayNode:
         until(lambda: not any(map(alive, pids)), START_SECONDS, "the end of the node")
 
 
+HEAD_ID = f"{'f' * 51}00000"
+HEAD_TYPE = "ray.head.default"
+NOTHING_TO_SET_UP: dict[str, Any] = {
+    "upscaling_speed": 20.0,
+    "idle_timeout_minutes": 5,
+    "auth": {},
+    "file_mounts": {},
+    "file_mounts_sync_continuously": False,
+    **{
+        name: []
+        for name in (
+            "cluster_synced_files",
+            "initialization_commands",
+            "setup_commands",
+            "head_setup_commands",
+            "worker_setup_commands",
+            "head_start_ray_commands",
+            "worker_start_ray_commands",
+        )
+    },
+}
+"""What Ray wants to see in a configuration."""
 MOST_STARTS = 3
 TIMED_OUT = "timed out during startup"
 """What Ray says when a node is not up after half a minute, which a machine that has other things to do may need."""
@@ -91,6 +114,8 @@ class RayCluster:
         options: further arguments of `ray start` for each.
         env: further variables of theirs.
         python: in whose environment they run; default: this process's.
+        grows: the types of nodes that an autoscaler may add, as its configuration has them; None: there is none.
+        autoscaler: which of Ray's two it is, "v1" or "v2".
 
     Attributes:
         address: for drivers.
@@ -106,6 +131,8 @@ class RayCluster:
         options: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         python: Path | None = None,
+        grows: Mapping[str, Any] | None = None,
+        autoscaler: str = "v1",
     ) -> None:
         self._count = nodes
         self._python = python or Path(sys.executable)
@@ -131,6 +158,9 @@ class RayCluster:
         # Ray wants the option left out where it cannot serve its client.
         self._client_port = _free_port() if find_spec("grpc") and python is None else None
         self.client_address = f"ray://{_own_address()}:{self._client_port}" if self._client_port else ""
+        self._grows = grows
+        if grows is not None:
+            self._env |= autoscaling(autoscaler)
 
     def __enter__(self) -> Self:
         try:
@@ -154,13 +184,40 @@ class RayCluster:
             f"--port={self.port}",
             f"--temp-dir={self.directory}",
             "--include-dashboard=false",
-            "--no-monitor",  # there is nothing to scale
+            # Without one there is nothing to scale.
+            *(["--no-monitor"] if self._grows is None else [f"--autoscaling-config={self._configuration()}"]),
             *([f"--ray-client-server-port={self._client_port}"] if self._client_port else []),
         ]
         head = self._start(arguments)
         if self._client_port:  # its proxy is up a moment later than the rest
             until(self._serves_clients, START_SECONDS, "Ray's proxy for clients")
         return head
+
+    def _configuration(self) -> Path:
+        """For the autoscaler. Ray's own provider of nodes for tests starts them on this machine."""
+        provider = {
+            "type": "external",
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "gcs_address": self.address,
+            "head_node_id": HEAD_ID,
+            "launch_multiple": True,
+            "disable_node_updaters": True,
+        }
+        head = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
+        path = self.directory / "autoscaling.json"
+        path.write_text(
+            json.dumps(
+                {
+                    "cluster_name": "grows",
+                    "max_workers": 8,
+                    "provider": provider,
+                    "available_node_types": {HEAD_TYPE: head, **(self._grows or {})},
+                    "head_node_type": HEAD_TYPE,
+                    **NOTHING_TO_SET_UP,
+                }
+            )
+        )
+        return path
 
     def _serves_clients(self) -> bool:
         with suppress(OSError), socket.create_connection((_own_address(), self._client_port or 0), 1):
@@ -213,6 +270,19 @@ class RayCluster:
         for node in self.nodes:
             node.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def autoscaling(version: str) -> dict[str, str]:
+    """What Ray's autoscaler, and its provider of nodes for tests, have to have in the head's environment."""
+    variables = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+    if version == "v2":
+        variables |= {
+            "RAY_enable_autoscaler_v2": "1",
+            "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
+            "RAY_NODE_TYPE_NAME": HEAD_TYPE,
+        }
+    # The provider goes by the ids that it has given its nodes.
+    return {**variables, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID}
 
 
 def hiding(directory: Path) -> list[str]:

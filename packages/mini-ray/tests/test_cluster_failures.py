@@ -175,6 +175,15 @@ def test_workers_that_hold_cores_make_room_for_others(app: mini.Apparatus) -> No
         assert list(with_cores.map(abs, range(-9, 0))) == [*range(9, 0, -1)]
 
 
+def test_calls_do_not_wait_for_a_worker_that_does_not_come_up(
+    app: mini.Apparatus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Workers would make room for the ones that wait, if only after a while; other drivers' need not.
+    monkeypatch.setattr("mini_ray.carrier.IDLE_SECONDS", 1e9)
+    crowded = app.w(cpu=2, max_workers=5, chunk=1)
+    assert list(crowded.map(abs, range(-40, 0))) == [*range(40, 0, -1)]
+
+
 def test_an_address_where_nothing_listens_is_named(cluster: RayCluster, storage: Path) -> None:
     begin = time.monotonic()
     with (

@@ -24,8 +24,9 @@ from mini.local.wait import usable_cores
 
 from .cluster import join
 from .environment import Environments, by_value, settle
+from .growth import nodes_for
 from .node import Seat
-from .resources import feasible, needs_of
+from .resources import needs_of
 from .session import Session
 from .storage import Mark
 from .worker import UNFIT, Letter, beside, frames_of
@@ -38,6 +39,8 @@ IDLE_SECONDS = 60.0
 """How long a worker that has nothing to do may hold resources that others could use."""
 LOOK_SECONDS = 0.2
 CHECK_SECONDS = 5.0
+START_SECONDS = 1.0
+"""How long a worker may take to come up before its calls go to one that has nothing to do."""
 SAY_AFTER = 10.0
 START_FAILURES = 20
 """In a row. Workers are lost together with their node, and Ray may put each new one on it for a while."""
@@ -95,6 +98,8 @@ class _Worker:
         self.ready = False
         self.since = time.monotonic()
         """When it last had a group end, or got one when it had none."""
+        self.recalled = False
+        """It was ended because it did not come up; see `RayCarrier._take_back`."""
         self.gone = False
         """It is dead, or not wanted any more."""
 
@@ -237,6 +242,7 @@ class RayCarrier(RequestCarrier):
         if not self._needs:
             return
         waiting = [worker for worker in self._workers if not worker.ready]
+        self._take_back(waiting)
         self._spare(IDLE_SECONDS)
         if waiting:
             for carrier in list(_carriers):
@@ -249,6 +255,19 @@ class RayCarrier(RequestCarrier):
                     "waiting for the Ray cluster to have %s for a worker; others hold what it has",
                     self._needs,
                 )
+
+    def _take_back(self, waiting: list[_Worker]) -> None:
+        """Have workers of ours that have nothing to do get what others have that do not come up.
+
+        Ray says of a worker that is ended like that whether it had begun; only then have its calls.
+        """
+        import ray
+
+        free = sum(worker.ready and not worker.groups for worker in self._workers)
+        late = time.monotonic() - START_SECONDS
+        for worker in [each for each in waiting if each.actor is not None and each.since < late][:free]:
+            worker.recalled = True
+            ray.kill(worker.actor)
 
     def _spare(self, idle: float) -> None:
         """Let workers go that hold resources and have had nothing to do for `idle` seconds."""
@@ -343,8 +362,6 @@ class RayCarrier(RequestCarrier):
         return self._constants[task.id]
 
     def _create(self, worker: _Worker) -> None:
-        import ray
-
         _close_at_exit()
         session = self._session
         assert session is not None
@@ -352,11 +369,14 @@ class RayCarrier(RequestCarrier):
             session.cluster = join(self._definition.address)
             session.environments = Environments(self._definition.root, session.over)
             if not self._is_given:
-                self.width = max(1, int(ray.cluster_resources().get("CPU", 1)))
+                self.width = _cores()
                 self.wake()  # there may be room for more
         assert session.environments is not None
         options = dict(self._definition.options)
-        nodes = feasible(options, ray.nodes())
+        nodes = nodes_for(options, session.cluster, session.over)
+        if not self._is_given and (cores := _cores()) > self.width:  # it has grown
+            self.width = cores
+            self.wake()
         places = session.environments.places(options, nodes, ours=session.cluster.ours)
         nodes = self._trusted([each for each in nodes if each["NodeID"] in places])
         taken = Counter(w.node for w in self._workers if w.node is not None)
@@ -448,9 +468,9 @@ class RayCarrier(RequestCarrier):
             return
         if worker.node is not None and not isinstance(error, MiniError):
             self._suspect[worker.node] = time.monotonic()
-        if _never_ran(error) and self._failed_starts < START_FAILURES:
-            # Its node was dead already, and Ray did not know. No call has begun.
-            self._failed_starts += 1
+        if _never_ran(error) and (worker.recalled or self._failed_starts < START_FAILURES):
+            # Otherwise its node was dead already, and Ray did not know. No call has begun.
+            self._failed_starts += not worker.recalled
             for group in groups:
                 self.post(Returned(group, group.count))
             return
@@ -535,3 +555,9 @@ def _actor_class() -> Any:
     for name, group in {"listen": "news", "order": "orders"}.items():
         ray.method(concurrency_group=group)(getattr(Seat, name))
     return ray.remote(max_concurrency=2, concurrency_groups={"orders": 1, "news": 1})(by_value(Seat))
+
+
+def _cores() -> int:
+    import ray
+
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))

@@ -80,7 +80,7 @@ class Environments:
 
     def __init__(self, root: Path | None, over: threading.Event) -> None:
         self._root = root
-        self._over = over
+        self.over = over
         self._places: dict[str, Place] = {}
         self._seen: set[tuple[str, str]] = set()
         """Nodes, and the directories that they have."""
@@ -197,7 +197,7 @@ class Environments:
         while waiting:
             _, waiting = ray.wait(waiting, timeout=TICK_SECONDS)
             late = until is not None and time.monotonic() > until
-            if waiting and (late or self._over.is_set()):
+            if waiting and (late or self.over.is_set()):
                 for task in waiting:
                     ray.cancel(task, force=True)
                 slow = [_named(each) for each in nodes if tasks[each["NodeID"]] in waiting]

@@ -29,9 +29,10 @@ from .carrier import not_started
 from .census import Census, Notes, Registry, take_census
 from .cluster import Cluster, wanted
 from .environment import Environments, by_value, settle
+from .growth import nodes_for
 from .jobactor import kind_of
 from .node import JobSeat
-from .resources import feasible, ray_options
+from .resources import ray_options
 from .session import Link
 from .storage import jobs_folder
 
@@ -129,9 +130,7 @@ class RayHost(JobHost):
         self, cluster: Cluster, environments: Environments, options: dict[str, Any]
     ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """The nodes for actors with these options, and what they are to be there."""
-        import ray
-
-        nodes = feasible(options, ray.nodes())
+        nodes = nodes_for(options, cluster, environments.over)
         places = environments.places(options, nodes, ours=cluster.ours)
         nodes = [each for each in nodes if each["NodeID"] in places]
         note = self._notes.add_cluster(cluster.id, cluster.gcs)

@@ -34,6 +34,7 @@ __all__ = [
     "Seat",
     "cache",
     "environment",
+    "growth",
     "look",
     "prepare",
     "scratch",
@@ -105,6 +106,53 @@ class JobSeat:
 
     def end(self) -> None:
         self.actor.end()
+
+
+def growth() -> tuple[float, bool] | str | None:
+    """What the cluster's autoscaler has said last.
+
+    Returns:
+        What changes with each of its reports, and whether it has nodes on their way; None if there is none, or one that
+        only watches, as `ray start` starts by itself; "" if it has not reported yet.
+    """
+    import ray
+    from ray.autoscaler.v2.utils import is_autoscaler_v2
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    if is_autoscaler_v2():
+        return _growth_v2(ray.get_runtime_context().gcs_address)
+    status = _internal_kv_get(b"__autoscaling_status")
+    if not status:
+        return None
+    known = json.loads(status)
+    report = known.get("autoscaler_report")
+    if report is None:
+        return ""
+    # One that only watches calls each node's type by the node's own id.
+    kinds = report.get("node_type_mapping") or {}
+    if all(kind == f"node_{id}" for id, kind in kinds.items()):
+        return None
+    return known["time"], bool(report["pending_launches"] or report["pending_nodes"])
+
+
+def _growth_v2(gcs: str) -> tuple[float, bool] | str | None:
+    import ray
+    from ray.autoscaler.v2.sdk import get_cluster_resource_state
+    from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
+
+    client = ray._raylet.GcsClient(gcs)
+    # Who starts nodes for an autoscaler says of which type they are.
+    if not any(each.ray_node_type_name for each in get_cluster_resource_state(client).node_states):
+        return None
+    reply = GetClusterStatusReply()
+    reply.ParseFromString(client.get_cluster_status(timeout_s=10))
+    state = reply.autoscaling_state
+    if not state.last_seen_cluster_resource_state_version:
+        return ""
+    return (
+        state.last_seen_cluster_resource_state_version,
+        bool(state.pending_instance_requests or state.pending_instances),
+    )
 
 
 def sees(path: str) -> bool:

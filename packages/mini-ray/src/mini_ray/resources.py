@@ -8,7 +8,7 @@ from typing import Any
 from mini import OptionError
 from mini.options import Options
 
-__all__ = ["feasible", "needs_of", "place", "ray_options"]
+__all__ = ["amounts", "feasible", "needs_of", "place", "ray_options"]
 
 
 def ray_options(options: Options) -> dict[str, Any]:
@@ -50,12 +50,15 @@ def feasible(asked: Mapping[str, Any], nodes: list[dict[str, Any]]) -> list[dict
     if fit:
         return [node for node in fit if node["Resources"].keys() & {"CPU", "GPU"}] or fit
     most = {name: max((node["Resources"].get(name, 0) for node in alive), default=0) for name in needs}
-    wants = ", ".join(f"{_amount(name, amount)}" for name, amount in needs.items())
-    there = ", ".join(f"{_amount(name, amount)}" for name, amount in most.items())
     raise OptionError(
-        f"no node of the Ray cluster has {wants} for one worker; the most that any of its {len(alive)} nodes has is "
-        f"{there}. Ask for less, or add a node that has it"
+        f"no node of the Ray cluster has {amounts(needs)} for one worker; the most that any of its {len(alive)} nodes "
+        f"has is {amounts(most)}. Ask for less, or add a node that has it"
     )
+
+
+def amounts(needs: Mapping[str, float]) -> str:
+    """Resources in words."""
+    return ", ".join(_amount(name, amount) for name, amount in needs.items())
 
 
 def _amount(name: str, amount: float) -> str:
