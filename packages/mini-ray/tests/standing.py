@@ -53,12 +53,12 @@ def at_home(home: Path) -> dict[str, str]:
     return {"HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache")}
 
 
-def make_venv(folder: Path) -> Path:
-    """A virtual environment in which there is Ray, as it is here, and nothing else; returns its Python."""
-    uv("venv", "--quiet", "--python", sys.executable, folder)
-    python = folder / "bin" / "python"
-    uv("pip", "install", "--quiet", "--python", python, f"ray=={ray.__version__}")
-    return python
+def make_venv(folder: Path, python: str = sys.executable, version: str = ray.__version__) -> Path:
+    """A virtual environment in which there is Ray, by default as it is here, and nothing else; returns its Python."""
+    uv("venv", "--quiet", "--python", python, folder)
+    made = folder / "bin" / "python"
+    uv("pip", "install", "--quiet", "--python", made, f"ray=={version}")
+    return made
 
 
 def project(root: Path, *dependencies: str, more: str = "") -> Path:

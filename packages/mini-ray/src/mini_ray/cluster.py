@@ -265,6 +265,7 @@ def _connect(address: str) -> None:
             _init_client(known)
         else:
             identify(known)
+            _check_versions(known)
             _init(known)
 
 
@@ -286,7 +287,8 @@ def _found(address: str) -> Iterator[str]:
         if "ersion mismatch" in text:
             raise BackendUnavailable(
                 f"{where} has another Python or Ray than this process: {' '.join(text.split())}; "
-                "use the same minor version of Python and the same version of Ray on both sides"
+                "use the same version of Python and of Ray on both sides; if only the last number of Python's differs, "
+                "RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL=minor has Ray take that for the same"
             ) from exc
         if "uthenticat" in text or "token" in text:
             raise _no_token(where) from exc
@@ -324,6 +326,20 @@ def identify(address: str) -> str:
     import ray
 
     return str(ray._raylet.GcsClient(address=address).cluster_id.hex())
+
+
+def _check_versions(address: str) -> None:
+    """Have Ray compare its version and Python's with the cluster's, and raise RuntimeError.
+
+    It does so itself as it joins. But then it keeps what it has of that cluster, and ends this process a minute after
+    the cluster has ended.
+    """
+    import ray
+    from ray._common.usage.usage_lib import get_cluster_metadata
+    from ray._private.utils import check_version_info
+
+    if metadata := get_cluster_metadata(ray._raylet.GcsClient(address=address)):
+        check_version_info(metadata, socket.gethostname())
 
 
 def _probe(address: str) -> OSError | None:
