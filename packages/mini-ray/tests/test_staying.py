@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -96,6 +97,12 @@ def test_jobs_run_on_it_without_their_launcher_and_are_found_without_an_address(
     assert Path(there.token).stat().st_mode & 0o077 == 0
     assert (standing.place_of() / "note.json").stat().st_mode & 0o077 == 0
     assert "is there already" in command(folder, "ray", "start")
+    assert json.loads(command(folder, "ray", "start", "--json")) == {
+        "schema": 1,
+        "address": there.address,
+        "place": f"{folder}/.mini",
+        "started": False,
+    }
 
     launch(folder, tally, gate)
     assert "stays on ray: 2 RUNNING, 1 PENDING\n" in command(folder, "status", "stays", status=4)
@@ -105,6 +112,7 @@ def test_jobs_run_on_it_without_their_launcher_and_are_found_without_an_address(
     assert command(folder, "ray", "stop") == "the Ray instance has ended\n"
     assert is_gone(there)
     assert "there is no Ray instance" in command(folder, "ray", "stop")
+    assert json.loads(command(folder, "ray", "stop", "--json")) == {"schema": 1, "ended": False}
     assert "stays on ray: 3 DONE\n" in command(folder, "status", "stays")
     with pytest.raises(mini.BackendUnavailable, match="mini ray start"):
         RayApparatus("stays").spawn(abs, -1)

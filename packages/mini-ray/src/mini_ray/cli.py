@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import click
 
 __all__ = ["ray"]
+
+SCHEMA = 1
+"""As all of mini's commands have it with --json."""
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON (docs/reference/cli.md has the schema)."
+)
+
+
+def _say(as_json: bool, words: str, **fields: Any) -> None:
+    click.echo(json.dumps({"schema": SCHEMA, **fields}, indent=2) if as_json else words)
 
 
 @click.group("ray")
@@ -13,7 +26,8 @@ def ray() -> None:
 
 
 @ray.command("start")
-def start() -> None:
+@json_option
+def start(*, as_json: bool) -> None:
     """Start an instance that stays until `mini ray stop`, unless there is one.
 
     It is this project's, on loopback and with a token of its own. From then on what runs on Ray from this project runs
@@ -33,13 +47,19 @@ def start() -> None:
     except BackendUnavailable as exc:
         raise click.ClickException(str(exc)) from exc
     begun = "has been started" if now else "is there already"
-    click.echo(
-        f"a Ray instance {begun} at {standing.address}, for {place_of().parent.parent}; to end it: mini ray stop"
+    place = place_of().parent.parent
+    _say(
+        as_json,
+        f"a Ray instance {begun} at {standing.address}, for {place}; to end it: mini ray stop",
+        address=standing.address,
+        place=str(place),
+        started=now,
     )
 
 
 @ray.command("stop")
-def stop() -> None:
+@json_option
+def stop(*, as_json: bool) -> None:
     """End the instance that stays for this project, with what runs there. Its jobs are lost, and can be retried.
 
     \b
@@ -54,6 +74,5 @@ def stop() -> None:
         ended = stop_standing()
     except BackendUnavailable as exc:
         raise click.ClickException(str(exc)) from exc
-    click.echo(
-        "the Ray instance has ended" if ended else "there is no Ray instance that stays for this project"
-    )
+    words = "the Ray instance has ended" if ended else "there is no Ray instance that stays for this project"
+    _say(as_json, words, ended=ended)
