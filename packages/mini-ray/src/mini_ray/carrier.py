@@ -90,16 +90,18 @@ class _Worker:
         self.label = f"worker {number}"
         self.groups: deque[Group] = deque()
         self.letters: list[_Letter] = []
-        """What it has not been sent."""
+        """What it has not been sent. Before it is ready it is sent nothing, so that its calls may go elsewhere."""
+        self.orders: list[tuple[str, tuple[Any, ...]]] = []
+        """What it is to be told about them as soon as it has them."""
         self.known: set[str] = set()
         """Ids of the tasks whose program it has been sent."""
         self.actor: Any = None
         self.node: str | None = None
         self.ready = False
+        self.begun = False
+        """It has been sent something."""
         self.since = time.monotonic()
         """When it last had a group end, or got one when it had none."""
-        self.recalled = False
-        """It was ended because it did not come up; see `RayCarrier._take_back`."""
         self.gone = False
         """It is dead, or not wanted any more."""
 
@@ -257,17 +259,12 @@ class RayCarrier(RequestCarrier):
                 )
 
     def _take_back(self, waiting: list[_Worker]) -> None:
-        """Have workers of ours that have nothing to do get what others have that do not come up.
-
-        Ray says of a worker that is ended like that whether it had begun; only then have its calls.
-        """
-        import ray
-
+        """Have workers of ours that have nothing to do get what others have that do not come up."""
         free = sum(worker.ready and not worker.groups for worker in self._workers)
         late = time.monotonic() - START_SECONDS
-        for worker in [each for each in waiting if each.actor is not None and each.since < late][:free]:
-            worker.recalled = True
-            ray.kill(worker.actor)
+        for worker in [each for each in waiting if each.since < late][:free]:
+            for group in self._dismiss(worker) or ():
+                self.post(Returned(group, group.count))
 
     def _spare(self, idle: float) -> None:
         """Let workers go that hold resources and have had nothing to do for `idle` seconds."""
@@ -305,7 +302,7 @@ class RayCarrier(RequestCarrier):
 
     def _order(self, worker: _Worker, what: str, *args: Any) -> None:
         assert self._session is not None
-        self._session.do(lambda: worker.actor and worker.actor.order.remote(what, *args))
+        self._session.do(partial(self._tell, worker, what, args))
 
     # --- the end ---
 
@@ -332,24 +329,39 @@ class RayCarrier(RequestCarrier):
     # --- in the session's thread ---
 
     def _send(self, worker: _Worker) -> None:
-        """Send what there is for a worker, as one call."""
-        with self._own:
-            letters, worker.letters = worker.letters, []
+        """Send what there is for a worker, as one call; make the worker first."""
         if worker.gone:
             return
         try:
             if worker.actor is None:
                 self._create(worker)
+            if not worker.ready:
+                return  # it is done again then
+            with self._own:
+                letters, worker.letters = worker.letters, []
+            if not letters:
+                return  # it was done in between
             batch: list[Letter] = [
                 (letter.pieces, [self._constant(letter.group.task)] if letter.constant else [])
                 for letter in letters
             ]
             answer = worker.actor.run.remote(batch)
+            worker.begun = True
         except Exception as exc:
             self._is_gone(worker, exc)
             return
         groups = [letter.group.id for letter in letters]
         answer.future().add_done_callback(partial(self._is_answered, worker, groups))
+        orders, worker.orders = worker.orders, []
+        for what, args in orders:
+            self._tell(worker, what, args)
+
+    def _tell(self, worker: _Worker, what: str, args: tuple[Any, ...]) -> None:
+        """Tell a worker something about what it has been sent, or will have been."""
+        if not worker.begun:
+            worker.orders.append((what, args))
+        elif worker.actor is not None:
+            worker.actor.order.remote(what, *args)
 
     def _constant(self, task: Task) -> Any:
         """The reference to a task's program."""
@@ -431,10 +443,12 @@ class RayCarrier(RequestCarrier):
     def _is_ready(self, worker: _Worker, future: Future[str]) -> None:
         error = future.exception()
         if error is None:
-            worker.ready = True
             self._failed_starts = 0
             if fault := future.result():
                 self._is_gone(worker, BackendUnavailable(fault))
+            worker.ready = True
+            if (session := self._session) is not None:
+                session.do(partial(self._send, worker))
         else:
             self._is_gone(worker, error)
 
@@ -468,9 +482,9 @@ class RayCarrier(RequestCarrier):
             return
         if worker.node is not None and not isinstance(error, MiniError):
             self._suspect[worker.node] = time.monotonic()
-        if _never_ran(error) and (worker.recalled or self._failed_starts < START_FAILURES):
-            # Otherwise its node was dead already, and Ray did not know. No call has begun.
-            self._failed_starts += not worker.recalled
+        if _never_ran(error) and self._failed_starts < START_FAILURES:
+            # Its node was dead already, and Ray did not know. No call has begun.
+            self._failed_starts += 1
             for group in groups:
                 self.post(Returned(group, group.count))
             return
