@@ -345,8 +345,8 @@ class RayCarrier(RequestCarrier):
                 (letter.pieces, [self._constant(letter.group.task)] if letter.constant else [])
                 for letter in letters
             ]
-            answer = worker.actor.run.remote(batch)
             worker.begun = True
+            answer = worker.actor.run.remote(batch)
         except Exception as exc:
             self._is_gone(worker, exc)
             return
@@ -505,7 +505,8 @@ class RayCarrier(RequestCarrier):
             worker.gone = True
             self._workers = [each for each in self._workers if each is not worker]
             groups = list(worker.groups)
-        self._careful |= {group.task.id for group in groups}
+        if worker.begun:
+            self._careful |= {group.task.id for group in groups}
         if (session := self._session) is not None:
             session.do(partial(self._end, session, [worker]))
         return groups

@@ -33,7 +33,7 @@ It may have begun the first before it was asked. It reports every five seconds.
 GROW_SECONDS = 1800.0
 """How long a node may take that is on its way. Clouds need minutes."""
 STALL_SECONDS = 60.0
-"""How long nothing may be on its way after something was."""
+"""How long nothing may be on its way, whatever is said."""
 
 
 def nodes_for(asked: Mapping[str, Any], cluster: Cluster, over: threading.Event) -> list[dict[str, Any]]:
@@ -88,30 +88,26 @@ def _grown(asked: Mapping[str, Any], cluster: Cluster, over: threading.Event) ->
 def _waited_for(scout: Any, wants: str, stamp: float, cluster: Cluster, over: threading.Event) -> bool:
     until = time.monotonic() + GROW_SECONDS
     check = time.monotonic() + CHECK_SECONDS
-    growing = 0.0
-    """When something was last seen to be on its way."""
+    stalled = time.monotonic() + STALL_SECONDS
+    grows = False
     refusals = 0
-    while time.monotonic() < until and not over.is_set():
+    while time.monotonic() < min(until, stalled) and not over.is_set():
         if scout.wait(LOOK_SECONDS):
             return True
         if time.monotonic() > check:
             if not cluster.is_there():
                 raise BackendUnavailable("the Ray cluster is no more; start it again: ray start --head")
             check = time.monotonic() + CHECK_SECONDS
-        report = _report(over)
-        if report is None:
-            continue
-        if report[1]:
-            if not growing:
+        before, (stamp, on_its_way) = stamp, _report(over) or (stamp, False)
+        if on_its_way:
+            if not grows:
                 log.warning("waiting for the autoscaler of the Ray cluster to add a node with %s", wants)
-            growing = time.monotonic()
-        elif growing and time.monotonic() > growing + STALL_SECONDS:
-            break
-        elif report[0] != stamp and not growing:
+            grows = True
+            stalled = time.monotonic() + STALL_SECONDS
+        elif stamp != before and not grows:
             refusals += 1
             if refusals == REFUSALS:
                 return False
-        stamp = report[0]
     raise BackendUnavailable(
         f"the autoscaler of the Ray cluster has not added a node with {wants}; `ray status` on the head node says why"
     )
