@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import click
+from mini.cli.as_json import json_option, print_json
 
 __all__ = ["ray"]
-
-SCHEMA = 1
-"""As all of mini's commands have it with --json."""
-json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON (docs/reference/cli.md has the schema)."
-)
-
-
-def _say(as_json: bool, words: str, **fields: Any) -> None:
-    click.echo(json.dumps({"schema": SCHEMA, **fields}, indent=2) if as_json else words)
 
 
 @click.group("ray")
@@ -48,13 +36,10 @@ def start(*, as_json: bool) -> None:
         raise click.ClickException(str(exc)) from exc
     begun = "has been started" if now else "is there already"
     place = place_of().parent.parent
-    _say(
-        as_json,
-        f"a Ray instance {begun} at {standing.address}, for {place}; to end it: mini ray stop",
-        address=standing.address,
-        place=str(place),
-        started=now,
-    )
+    if as_json:
+        print_json(None, address=standing.address, place=str(place), started=now)
+    else:
+        click.echo(f"a Ray instance {begun} at {standing.address}, for {place}; to end it: mini ray stop")
 
 
 @ray.command("stop")
@@ -74,5 +59,9 @@ def stop(*, as_json: bool) -> None:
         ended = stop_standing()
     except BackendUnavailable as exc:
         raise click.ClickException(str(exc)) from exc
-    words = "the Ray instance has ended" if ended else "there is no Ray instance that stays for this project"
-    _say(as_json, words, ended=ended)
+    if as_json:
+        print_json(None, ended=ended)
+    else:
+        click.echo(
+            "the Ray instance has ended" if ended else "there is no Ray instance that stays for this project"
+        )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mini.jobrecord import GroupRecord, JobStatus
     from mini.protocol import Apparatus
 
-__all__ = ["Named", "app_option", "group_option", "json_option", "name_argument"]
+__all__ = ["Named", "app_option", "group_option", "name_argument"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -162,11 +162,4 @@ def group_option(function: F) -> F:
         "group",
         metavar="ID",
         help="Only the jobs of one launch: its id, or `last`. Default: all.",
-    )(function)
-
-
-def json_option(function: F) -> F:
-    """The option --json."""
-    return click.option(
-        "--json", "as_json", is_flag=True, help="Print JSON (docs/reference/cli.md has the schema)."
     )(function)

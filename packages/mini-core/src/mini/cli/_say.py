@@ -1,8 +1,7 @@
-"""How commands answer: exit statuses, JSON, words for states. Rich is imported by those who draw a table."""
+"""How commands answer: exit statuses, jobs as JSON, words for states. Rich is imported by those who draw a table."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,6 @@ import click
 if TYPE_CHECKING:
     from mini.jobrecord import JobRecord, JobState
 
-    from ._names import Named
 
 __all__ = [
     "BACKEND",
@@ -25,7 +23,6 @@ __all__ = [
     "counts_json",
     "exit_status",
     "job_json",
-    "print_json",
     "seconds_of",
     "styled",
 ]
@@ -36,9 +33,6 @@ FAILED = 1
 USAGE = 2
 BACKEND = 3
 RUNNING = 4
-
-SCHEMA = 1
-"""Version of what --json prints. Fields may be added to it; one that is removed or changes its meaning makes it 2."""
 
 COLOURS = {
     "DONE": "green",
@@ -69,12 +63,6 @@ def counted(counts: Mapping[JobState, int]) -> str:
 
 def _ordered(counts: Mapping[JobState, int]) -> list[JobState]:
     return sorted((s for s in counts if counts[s]), key=list(COLOURS).index)
-
-
-def print_json(named: Named | None, **fields: Any) -> None:
-    """Print one object: the schema's number, name and backend, then what the command says."""
-    about = {} if named is None else {"name": named.name, "app": named.app}
-    click.echo(json.dumps({"schema": SCHEMA, **about, **fields}, indent=2, allow_nan=False))
 
 
 def counts_json(counts: Mapping[JobState, int]) -> dict[str, int]:

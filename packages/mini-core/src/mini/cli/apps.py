@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from ._say import BACKEND, print_json
+from ._say import BACKEND
+from .as_json import json_option, print_json
 
 __all__ = ["command"]
 
@@ -15,7 +16,7 @@ __all__ = ["command"]
 @click.command("apps")
 @click.argument("backends", nargs=-1, metavar="[BACKEND]...")
 @click.option("--offline", is_flag=True, help="Only say what is installed; reach nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON (docs/reference/cli.md has the schema).")
+@json_option
 @click.pass_context
 def command(ctx: click.Context, backends: tuple[str, ...], offline: bool, as_json: bool) -> None:
     """List the backends that are installed, with their versions, and say whether each can be reached.

@@ -8,9 +8,9 @@ import click
 
 from mini import launched
 
-from ._names import Named, app_option, group_option, json_option, name_argument
-from ._say import print_json
+from ._names import Named, app_option, group_option, name_argument
 from ._wait import waiting
+from .as_json import json_option, print_json
 
 if TYPE_CHECKING:
     from mini.jobrecord import JobStatus

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ._errors import Wrong
-from ._names import Named, app_option, group_option, json_option, name_argument
-from ._say import print_json
+from ._names import Named, app_option, group_option, name_argument
 from ._wait import waiting
+from .as_json import json_option, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ._names import Named, app_option, group_option, json_option, name_argument
-from ._say import RUNNING, print_json
+from ._names import Named, app_option, group_option, name_argument
+from ._say import RUNNING
+from .as_json import json_option, print_json
 
 if TYPE_CHECKING:
     from mini.jobrecord import JobStatus, Key

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from ._names import Named, app_option, group_option, json_option, name_argument
-from ._say import print_json
+from ._names import Named, app_option, group_option, name_argument
 from ._wait import waiting
+from .as_json import json_option, print_json
 
 __all__ = ["command"]
 

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._names import Named, app_option, group_option, json_option, name_argument
-from ._say import columns, exit_status, job_json, print_json, seconds_of
+from ._names import Named, app_option, group_option, name_argument
+from ._say import columns, exit_status, job_json, seconds_of
 from ._wait import waiting
+from .as_json import json_option, print_json
 
 if TYPE_CHECKING:
     from mini.jobboard import JobBoard

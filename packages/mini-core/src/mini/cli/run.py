@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ._names import Named
-from ._say import RUNNING, counted, counts_json, exit_status, print_json
+from ._say import RUNNING, counted, counts_json, exit_status
+from .as_json import print_json
 
 if TYPE_CHECKING:
     from mini.jobboard import JobGroup

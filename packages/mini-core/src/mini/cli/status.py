@@ -11,9 +11,10 @@ import click
 
 from mini import launched
 
-from ._names import Named, app_option, group_option, json_option, name_argument
-from ._say import counted, counts_json, exit_status, print_json, styled
+from ._names import Named, app_option, group_option, name_argument
+from ._say import counted, counts_json, exit_status, styled
 from ._wait import waiting
+from .as_json import json_option, print_json
 
 if TYPE_CHECKING:
     from mini.jobboard import JobBoard

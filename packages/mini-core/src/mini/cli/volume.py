@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 
 import click
 
-from ._names import Named, app_option, json_option, name_argument
-from ._say import print_json
+from ._names import Named, app_option, name_argument
+from .as_json import json_option, print_json
 
 __all__ = ["command"]
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from ._names import Named, app_option, group_option, json_option, name_argument
-from ._say import RUNNING, counted, counts_json, exit_status, print_json
+from ._names import Named, app_option, group_option, name_argument
+from ._say import RUNNING, counted, counts_json, exit_status
+from .as_json import json_option, print_json
 
 __all__ = ["command"]
 
