@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -60,3 +64,15 @@ def root() -> Path:
 def uv() -> str:
     """The uv that the lock pins, whichever is on PATH."""
     return uv_package.find_uv_bin()
+
+
+@pytest.fixture(scope="session")
+def dist(tmp_path_factory: pytest.TempPathFactory, root: Path, uv: str) -> Path:
+    """A folder with the wheel and the sdist of every package: those in MINI_DIST, or else built here."""
+    # uv takes an archive in a folder of them for the one that it has seen under that path: no path may come twice.
+    out = Path(tempfile.mkdtemp(prefix="dist-", dir=tmp_path_factory.getbasetemp()))
+    if built := os.environ.get("MINI_DIST"):
+        shutil.copytree(built, out, dirs_exist_ok=True)
+    else:
+        subprocess.run([uv, "build", "-q", "--all-packages", "--out-dir", out], cwd=root, check=True)
+    return out

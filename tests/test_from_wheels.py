@@ -27,18 +27,6 @@ SWEEP = """
 """
 
 
-@pytest.fixture(scope="module")
-def dist(tmp_path_factory: pytest.TempPathFactory, root: Path, uv: str) -> Path:
-    """A folder with the wheels that a user needs."""
-    if built := os.environ.get("MINI_DIST"):
-        return Path(built)
-    out = tmp_path_factory.mktemp("dist")
-    for name in ("mini-core", "mini-modal", "mini-ray"):
-        command = [uv, "build", "-q", "--wheel", "--package", name, "--out-dir", out]
-        subprocess.run(command, cwd=root, check=True)
-    return out
-
-
 class Project:
     """An empty project in `folder`, and what is done with it."""
 

@@ -29,7 +29,7 @@ PAGE = ROOT / "docs" / "how-to" / "write-an-adapter.md"
 
 
 @dataclass(frozen=True)
-class Dist:
+class Archives:
     """What somebody who only has what was published has."""
 
     core: Path
@@ -57,13 +57,8 @@ class Venv:
 
 
 @pytest.fixture(scope="module")
-def dist(tmp_path_factory: pytest.TempPathFactory, uv: str) -> Dist:
+def archives(tmp_path_factory: pytest.TempPathFactory, dist: Path, uv: str) -> Archives:
     folder = tmp_path_factory.mktemp("third-party")
-    built = os.environ.get("MINI_DIST")
-    out = Path(built) if built else folder / "core"
-    if not built:
-        package = ["--package", "mini-core", "--wheel"]
-        subprocess.run([uv, "build", "-q", *package, "--out-dir", out], cwd=ROOT, check=True)
     source = folder / "source"
     shutil.copytree(EXAMPLE, source, ignore=shutil.ignore_patterns("__pycache__", ".*"))
     subprocess.run([uv, "build", "-q", "--out-dir", folder / "adapter", source], cwd=folder, check=True)
@@ -72,9 +67,9 @@ def dist(tmp_path_factory: pytest.TempPathFactory, uv: str) -> Dist:
         archive.extractall(folder, filter="data")
     unpacked = folder / sdist.name.removesuffix(".tar.gz")
     shutil.rmtree(unpacked / "src")
-    (core,) = out.glob("mini_core-*.whl")
+    (core,) = dist.glob("mini_core-*.whl")
     (adapter,) = (folder / "adapter").glob("mini_threadpool-*.whl")
-    return Dist(core, adapter, unpacked)
+    return Archives(core, adapter, unpacked)
 
 
 def install(uv: str, folder: Path, *requirements: str | Path) -> Venv:
@@ -86,25 +81,25 @@ def install(uv: str, folder: Path, *requirements: str | Path) -> Venv:
 
 
 @pytest.fixture(scope="module")
-def tested(tmp_path_factory: pytest.TempPathFactory, uv: str, dist: Dist) -> Venv:
+def tested(tmp_path_factory: pytest.TempPathFactory, uv: str, archives: Archives) -> Venv:
     folder = tmp_path_factory.mktemp("tested")
     return install(
-        uv, folder / "venv", f"mini-core[conformance] @ {dist.core.resolve().as_uri()}", dist.adapter
+        uv, folder / "venv", f"mini-core[conformance] @ {archives.core.resolve().as_uri()}", archives.adapter
     )
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory, uv: str, dist: Dist) -> Venv:
+def plain(tmp_path_factory: pytest.TempPathFactory, uv: str, archives: Archives) -> Venv:
     """As a user of the adapter has it: without the conformance kit's dependencies."""
     folder = tmp_path_factory.mktemp("plain")
-    return install(uv, folder / "venv", dist.core, dist.adapter)
+    return install(uv, folder / "venv", archives.core, archives.adapter)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_it_keeps_the_contract(tested: Venv, dist: Dist, tmp_path: Path) -> None:
+def test_it_keeps_the_contract(tested: Venv, archives: Archives, tmp_path: Path) -> None:
     report = tmp_path / "report"
-    done = tested.run("-m", "pytest", "-q", f"--conformance-report={report}", cwd=dist.sdist)
+    done = tested.run("-m", "pytest", "-q", f"--conformance-report={report}", cwd=archives.sdist)
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr
 
     (fragment,) = (json.loads(path.read_text()) for path in report.glob("*.fragment.json"))

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import email
-import os
 import subprocess
 import sys
 import tarfile
@@ -21,16 +20,6 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
 
 JUNK = {"__pycache__", ".pytest_cache", ".hypothesis", ".mypy_cache", ".mini"}
-
-
-@pytest.fixture(scope="module")
-def dist(tmp_path_factory: pytest.TempPathFactory, uv: str) -> Path:
-    """The folder that has the sdist and the wheel of every package."""
-    if built := os.environ.get("MINI_DIST"):
-        return Path(built)
-    out = tmp_path_factory.mktemp("dist")
-    subprocess.run([uv, "build", "-q", "--all-packages", "--out-dir", out], cwd=ROOT, check=True)
-    return out
 
 
 @pytest.fixture(params=PACKAGES, ids=lambda path: path.name)
