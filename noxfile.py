@@ -103,7 +103,7 @@ def left_out(report: Path, backend: str, python: str) -> list[str]:
 
 @nox_uv.session(python=PYTHONS, uv_groups=["test"], uv_all_packages=True)
 def tests(session: nox.Session) -> None:
-    """All tests, on every Python."""
+    """All tests, on every Python, one after the other, which shows what a test leaves for the next."""
     pytest(session)
 
 
@@ -161,9 +161,8 @@ def minimums(session: nox.Session, package: str) -> None:
         how = ["--quiet", "--resolution=lowest-direct", f"--find-links={dist}", f"--python={session.python}"]
         what = ["pyproject.toml", "--all-extras", "--group=test", "--output-file=minimums.txt"]
         session.run_install("uv", "pip", "compile", *how, *what, external=True)
-        session.install(f"--find-links={dist}", f"--reinstall-package={package}", package, "-r=minimums.txt")
-        # One after the other, which shows what a test leaves for the next.
-        pytest(session, *QUICK)
+        session.install(f"--find-links={dist}", f"--reinstall-package={package}", package, "-r=minimums.txt", "pytest-xdist")
+        pytest(session, *QUICK, *SEVERAL)
 
 
 @nox_uv.session(python=PYTHONS, uv_groups=["test"], uv_all_packages=True)
