@@ -161,7 +161,13 @@ def minimums(session: nox.Session, package: str) -> None:
         how = ["--quiet", "--resolution=lowest-direct", f"--find-links={dist}", f"--python={session.python}"]
         what = ["pyproject.toml", "--all-extras", "--group=test", "--output-file=minimums.txt"]
         session.run_install("uv", "pip", "compile", *how, *what, external=True)
-        session.install(f"--find-links={dist}", f"--reinstall-package={package}", package, "-r=minimums.txt", "pytest-xdist")
+        session.install(
+            f"--find-links={dist}",
+            f"--reinstall-package={package}",
+            package,
+            "-r=minimums.txt",
+            "pytest-xdist",
+        )
         pytest(session, *QUICK, *SEVERAL)
 
 

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import wait
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -221,6 +223,55 @@ def test_what_is_not_a_function_or_not_inputs(app: LocalApparatus) -> None:
         app.map(square, 3)  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="at least one iterable"):
         app.map(square)
+
+
+class Unsized:
+    """Has a length that it does not know, as tqdm over a generator."""
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(3))
+
+    def __len__(self) -> int:
+        raise TypeError("object of type 'generator' has no len()")
+
+
+def test_inputs_that_do_not_know_how_many_they_are(app: LocalApparatus) -> None:
+    assert list(app.map(square, Unsized())) == [0, 1, 4]
+    assert list(app.map(pow, Unsized(), [2, 2])) == [0, 1]
+
+
+def test_inputs_that_change_meanwhile(app: LocalApparatus) -> None:
+    inputs = dict.fromkeys(range(100_000))
+    others = app.map(square, iter(range(300)))
+    results = app.map(square, inputs)
+    assert next(results) == 0
+    future = app.executor().submit(square, 5)
+    inputs[-1] = None
+    assert list(others) == [square(x) for x in range(300)]
+    assert future.result(30) == 25
+    with pytest.raises(RuntimeError, match="dictionary changed size"):
+        list(results)
+
+
+def test_a_function_that_has_every_attribute(app: LocalApparatus) -> None:
+    class Anything:
+        def __getattr__(self, name: str) -> Anything:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return Anything()
+
+        def __call__(self, x: int) -> int:
+            return x + 1
+
+    assert app.run(Anything(), 1) == 2
+
+
+def test_a_future_that_is_cancelled_before_its_apparatus_is_closed(tmp_path: Path) -> None:
+    with LocalApparatus("bad-input", max_workers=1, data_dir=tmp_path) as app:
+        executor = app.executor()
+        futures = [executor.submit(time.sleep, seconds) for seconds in (60, 0)]
+        assert futures[1].cancel()
+    assert wait(futures, timeout=10).not_done == set()
 
 
 def test_backends_that_are_not_there() -> None:

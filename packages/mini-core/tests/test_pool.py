@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -320,6 +321,77 @@ def test_ctrl_c_ends_everything_at_once(run_script: RunScript, tmp_path: Path) -
     assert out == "interrupted\n"
     assert until_dead(pids, 0.5) == []
     assert process.returncode == 0
+
+
+def test_ctrl_c_ends_the_other_maps_as_well(run_script: RunScript, tmp_path: Path) -> None:
+    process = run_script(
+        """
+        folder = Path(sys.argv[0] + ".calls")
+        folder.mkdir()
+
+        def mark(i):
+            (folder / str(i)).touch()
+            time.sleep(0.01)
+
+        other = app.map(mark, range(10_000))
+        next(other)
+        try:
+            app.run(lambda: os.kill(os.getppid(), signal.SIGINT) or time.sleep(60))
+        except KeyboardInterrupt:
+            before = len(list(folder.iterdir()))
+        print(app.run(abs, -1), len(list(app.map(time.sleep, [0.1] * 6))), flush=True)
+        print(len(list(folder.iterdir())) - before, flush=True)
+        try:
+            list(other)
+        except mini.JobCancelled as exc:
+            print(exc)
+        """
+    )
+    out, _ = process.communicate(timeout=30)
+    assert out == "1 6\n0\ncancelled by Ctrl-C in the calling process\n"
+
+
+def test_ctrl_c_ends_what_others_wait_for(run_script: RunScript) -> None:
+    process = run_script(
+        """
+        import threading
+
+        futures = [app.executor().submit(time.sleep, 60)]
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        try:
+            app.run(time.sleep, 60)
+        except KeyboardInterrupt:
+            print(repr(futures[0].exception(10)), flush=True)
+        """
+    )
+    out, _ = process.communicate(timeout=30)
+    assert out == "JobCancelled('cancelled by Ctrl-C in the calling process')\n"
+
+
+def test_a_map_keeps_its_apparatus(tmp_path: Path) -> None:
+    def apparatus() -> mini.LocalApparatus:
+        return mini.LocalApparatus("kept", max_workers=1, data_dir=tmp_path).w(progress=False)
+
+    async def collect() -> list[int]:
+        return [x async for x in apparatus().amap(abs, range(-3, 0))]
+
+    assert list(apparatus().map(abs, range(-3, 0))) == [3, 2, 1]
+    assert list(apparatus().stream(range, 3)) == [0, 1, 2]
+    assert asyncio.run(collect()) == [3, 2, 1]
+
+
+@pytest.mark.slow
+def test_calls_with_a_timeout_can_be_taken_back_at_any_time(app: mini.LocalApparatus) -> None:
+    """Orders are obeyed by another thread of the worker: a short switch interval has it come at odd moments."""
+    for _ in range(2):
+        list(app.w(chunk=1).map(lambda _: sys.setswitchinterval(1e-5), range(20)))
+    for _ in range(200):
+        results = app.w(timeout=60, window=100_000).map(lambda x: 2 * x, iter(range(100_000)))
+        for _ in range(3000):
+            next(results)
+        results.close()
+    large = np.zeros(1 << 20)
+    assert sum(app.map(lambda x: x + large[0], range(1000))) == 499_500
 
 
 def test_a_forked_child_gets_workers_of_its_own(run_script: RunScript, tmp_path: Path) -> None:

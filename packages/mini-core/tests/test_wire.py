@@ -255,7 +255,7 @@ def work(calls: Sequence[Any], fn: Any) -> tuple[Host, list[Any]]:
     worker = Worker(host, Outbox(lambda reports: None, shared=True), memory, process_wide=False)
     frames = wire.pack_program(lambda i: i, {}).frames
     program = Program(ProgramHead("f", "call", None, "a", None, 0), frames)
-    program.call = watched
+    program._call = watched
     payload = wire.pack_column(list(range(len(calls)))).frames
     worker.run_group(program, GroupHead(1, "f", 0, len(calls), 1), payload)
     assert host.ended

@@ -16,6 +16,7 @@ import time
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,6 +118,8 @@ class Flow:
     shown: bool = False
     recorded: bool = False
     """Whether there is a record of one of its calls."""
+    lent: bool = False
+    """Whether a worker that waits for it has made room for another."""
 
     @property
     def id(self) -> str:
@@ -189,6 +192,9 @@ class Records:
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
+_running_calls: ContextVar[tuple[Engine, ...]] = ContextVar("mini_running_calls", default=())
+"""The engines in whose `poll` this is a call: a coroutine, for instance, may be in a thread of its own."""
+
 
 class Engine:
     """Runs flows over one carrier. Thread-safe."""
@@ -217,11 +223,19 @@ class Engine:
         """Start to work on `flow`. Raises RuntimeError if the engine is closed."""
         with self._lock:
             self._check_open()
+            self._driven = time.monotonic()  # whoever begins it may be about to wait for it
             self._flows[flow.id] = flow
             self._turn.append(flow)
             if flow.live_logs:
                 self._show(flow)
+            if flow.on_change is not None and self.carrier.inside():
+                flow.lent = True
+                self.carrier.lend(+1)
             self._feed(flow)
+            if flow.on_change is not None:
+                if flow in self._turn:
+                    self._ensure_steward()  # whoever drives now may be gone when there is room
+                self._drive_within(flow)
             if self._driver is not None:
                 self.carrier.wake()
 
@@ -238,7 +252,7 @@ class Engine:
                 while (part := self._take(flow)) is None:
                     if self._finished(flow):
                         return None
-                    if self._driver is None or self._driver == threading.get_ident():
+                    if self._driver is None or self._drives():
                         self._drive(None)
                     else:
                         self._waiting += 1
@@ -254,6 +268,7 @@ class Engine:
     def try_next_part(self, flow: Flow) -> tuple[Part | None, bool]:
         """As `next_part`, but at once: (part or None, whether the flow has ended)."""
         with self._lock:
+            self._drive_within(flow)
             part = self._take(flow)
             return part, part is None and self._finished(flow)
 
@@ -273,8 +288,7 @@ class Engine:
             if flow.abandoned:
                 return
             flow.abandoned = True
-            self._flows.pop(flow.id, None)
-            self._out_of_turn(flow)
+            self._let_go(flow)
             finished = flow.complete
             flow.backlog.clear()
             flow.ready.clear()
@@ -295,6 +309,8 @@ class Engine:
                 self.records.settle(flow)
             shown, flow.shown = flow.shown, False
             self._changed.notify_all()
+            if flow.on_change is not None and self._driver is not None:
+                self.carrier.wake()  # the steward may have driven for this flow alone
         if shown:  # without the lock, because a slow terminal makes it wait
             from . import display
 
@@ -308,8 +324,10 @@ class Engine:
                 flow.broken = JobCancelled("cancelled by Ctrl-C in the calling process")
                 self._announce(flow)
             self._by_group.clear()
+            self._turn.clear()  # nothing of them is started any more
             self.carrier.close(kill=True)
             self._changed.notify_all()
+            self._run_later()  # there may be nobody left to drive
 
     def close(self, *, kill: bool = False) -> None:
         """End everything; flows that still run fail with RuntimeError. Harmless when repeated."""
@@ -328,7 +346,7 @@ class Engine:
             self._changed.notify_all()
             # Whoever polls right now must be out before its descriptors go away.
             deadline = time.monotonic() + 5
-            while self._driver not in (None, threading.get_ident()) and time.monotonic() < deadline:
+            while self._driver is not None and not self._drives() and time.monotonic() < deadline:
                 self.carrier.wake()
                 self._changed.wait(0.1)
             self.carrier.close(kill=kill)
@@ -387,13 +405,16 @@ class Engine:
             if self._by_group:
                 self.carrier.steal()
             return
+        until = time.monotonic() + PULL_SECONDS
         idle = 0
         while idle < len(turn):
             flow = turn[0]
             turn.rotate(-1)
             group = None
             if self.carrier.room(flow.task) > 0:
-                group = self._next_group(flow, pull=flow is own or flow.source.anywhere)
+                # The results that have come meanwhile do not wait for more inputs of a slow iterator.
+                mine = flow is own and not (flow.ready and time.monotonic() > until)
+                group = self._next_group(flow, pull=mine or flow.source.anywhere)
             if group is None:
                 if not flow.backlog and flow.source.empty and not flow.pulling:
                     self._out_of_turn(flow)  # nothing left to start; `_put_back` brings it back
@@ -427,9 +448,15 @@ class Engine:
     def _drop(self, flow: Flow) -> None:
         """A future was cancelled before its call started."""
         flow.abandoned = True
+        self._let_go(flow)
+        self.carrier.forget(flow.task)
+
+    def _let_go(self, flow: Flow) -> None:
         self._flows.pop(flow.id, None)
         self._out_of_turn(flow)
-        self.carrier.forget(flow.task)
+        if flow.lent:
+            flow.lent = False
+            self.carrier.lend(-1)
 
     def _out_of_turn(self, flow: Flow) -> None:
         # Most have left it already; the error that `remove` then raises would have a repr of all that they carry.
@@ -503,6 +530,7 @@ class Engine:
         """Poll the carrier once and deal with what comes."""
         before, self._driver = self._driver, threading.get_ident()
         events: list[Event] = []
+        inside = None if self.carrier.background else _running_calls.set((*_running_calls.get(), self))
         try:
             timeout = self._poll_time(timeout)
             self._lock.release()
@@ -510,6 +538,8 @@ class Engine:
                 events = self.carrier.poll(timeout)
             finally:
                 self._lock.acquire()
+                if inside is not None:
+                    _running_calls.reset(inside)
         finally:
             self._driver = before
             self._driven = time.monotonic()
@@ -522,6 +552,20 @@ class Engine:
                 if self._waiting or self._closed:
                     self._changed.notify_all()
         self._run_later()
+
+    def _drives(self) -> bool:
+        """Whether this is the thread that drives, or a call that it runs."""
+        driver = self._driver
+        return driver == threading.get_ident() or (driver is not None and self in _running_calls.get())
+
+    def _drive_within(self, flow: Flow) -> None:
+        """Drive for a call that runs in the thread that drives, and waits in a way that leaves nobody else to do it."""
+        while self._drives():
+            if flow.ready or flow.complete or flow.broken is not None or flow.abandoned or self._closed:
+                return
+            self._feed(flow)
+            if not flow.ready and not flow.complete:
+                self._drive(None)
 
     def _poll_time(self, timeout: float | None) -> float | None:
         now = time.monotonic()
@@ -650,7 +694,8 @@ class Engine:
             self._put_back(flow, [again])
             return
         position = 0 if flow.task.head.mode == "stream" else index - group.start
-        flow.inputs[index] = wire.brief_input(group.payload, position)
+        died = failure.kind in ("lost", "out-of-memory")
+        flow.inputs[index] = wire.brief_input(group.payload, position, careful=died)
         self._fail(flow, index, group.attempt, failure)
 
     def _fail(self, flow: Flow, index: int, attempt: int, failure: Failure) -> None:

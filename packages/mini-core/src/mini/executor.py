@@ -87,6 +87,9 @@ class ApparatusExecutor(Executor):
         from .protocol import _outcome
 
         if future.done():
+            if future.cancelled() and not future.running():
+                future.set_running_or_notify_cancel()
+            engine.abandon(flow, cancel=False)
             return
         try:
             part, ended = engine.try_next_part(flow)

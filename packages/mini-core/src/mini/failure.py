@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pickle import loads
 from typing import Any, cast
 
@@ -39,34 +39,12 @@ class Failure:
     @classmethod
     def of(cls, exc: BaseException, kind: FailureKind = "user", *, skip: int = 0) -> Failure:
         """The failure that `exc` is; `skip` frames at the head of its traceback are mini's own and are left out."""
-        # What only failures need is imported here, so that workers start sooner.
-        import traceback
-
-        from .wire import dumps
-
         trace = exc.__traceback__
         for _ in range(skip):
             trace = trace.tb_next if trace is not None else None
         exc = exc.with_traceback(trace)
-        type_name = f"{type(exc).__module__}.{type(exc).__qualname__}".removeprefix("builtins.").removeprefix(
-            "__main__."
-        )
-        try:
-            message = str(exc)
-        except Exception as broken:
-            message = f"<str() raised {type(broken).__name__}>"
-        try:
-            text = "".join(traceback.format_exception(exc))
-        except Exception:
-            text = f"{type_name}: {message}\n"
-        pickled: bytes | None = None
-        if not _is_control_flow(exc):
-            try:
-                pickled, buffers = dumps(exc, returning=True)
-                if buffers or type(loads(pickled)) is not type(exc):
-                    pickled = None
-            except Exception:
-                pickled = None
+        type_name, message, text = _described(exc)
+        pickled = None if _is_control_flow(exc) else _pickled(exc)
         return cls(kind, type_name, message, text, pickled, _sources(exc))
 
     def exception(self) -> BaseException:
@@ -84,6 +62,67 @@ class Failure:
                     break
             return exc
         return RemoteError(self.type_name, self.message, self.text)
+
+
+def _described(exc: BaseException) -> tuple[str, str, str]:
+    """The name of its type, its message, and its traceback as text."""
+    import traceback  # not before something has failed: workers start sooner
+
+    name = f"{type(exc).__module__}.{type(exc).__qualname__}"
+    name = name.removeprefix("builtins.").removeprefix("__main__.")
+    try:
+        message = str(exc)
+    except Exception as broken:
+        message = f"<str() raised {type(broken).__name__}>"
+    try:
+        text = "".join(traceback.format_exception(exc))
+    except Exception:
+        text = f"{name}: {message}\n"
+    return name, message, text
+
+
+def _pickled(exc: BaseException) -> bytes | None:
+    """The exception with all that it is linked to; None if it cannot be read again.
+
+    What it was raised from may hold a lock or a socket. That is no reason to lose the exception itself: a RemoteError
+    takes the place of a linked one that does not travel.
+    """
+    if (data := _round_trip(exc, {})) is not None:
+        return data
+    linked = list(_linked(exc))[1:]
+    stand_ins: dict[int, BaseException] = {id(each): RemoteError(*_described(each)) for each in linked}
+    alone = {id(exc): RemoteError("", ""), **stand_ins}
+    bad = [
+        each
+        for each in linked
+        if _round_trip(each, {k: v for k, v in alone.items() if k != id(each)}) is None
+    ]
+    return _round_trip(exc, {id(each): stand_ins[id(each)] for each in bad}) if bad else None
+
+
+def _round_trip(exc: BaseException, instead: Mapping[int, BaseException]) -> bytes | None:
+    from .wire import dumps
+
+    try:
+        data, buffers = dumps(exc, returning=True, instead=instead)
+        return data if not buffers and type(loads(data)) is type(exc) else None
+    except Exception:
+        return None
+
+
+def _linked(exc: BaseException) -> Iterator[BaseException]:
+    """An exception, and those that it was raised from or consists of."""
+    seen: set[int] = set()
+    todo: list[BaseException | None] = [exc]
+    while todo:
+        error = todo.pop()
+        if error is None or id(error) in seen:
+            continue
+        seen.add(id(error))
+        yield error
+        todo += [error.__cause__, error.__context__]
+        if isinstance(error, BaseExceptionGroup):
+            todo += error.exceptions
 
 
 def _note_missing(exc: BaseException, module: str) -> None:
@@ -122,16 +161,7 @@ def _sources(exc: BaseException) -> dict[str, dict[int, str]]:
     from .pickling import summarise
 
     lines: dict[str, dict[int, str]] = {}
-    seen: set[int] = set()
-    todo: list[BaseException | None] = [exc]
-    while todo:
-        error = todo.pop()
-        if error is None or id(error) in seen:
-            continue
-        seen.add(id(error))
-        todo += [error.__cause__, error.__context__]
-        if isinstance(error, BaseExceptionGroup):
-            todo += error.exceptions
+    for error in _linked(exc):
         for filename, _, line, _ in summarise(error.__traceback__):
             if text := linecache.getline(filename, line):
                 lines.setdefault(filename, {})[line] = text

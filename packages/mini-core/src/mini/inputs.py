@@ -34,7 +34,7 @@ class Source:
     def __init__(self, iterables: tuple[Iterable[Any], ...]) -> None:
         self._single = len(iterables) == 1
         self.anywhere = all(type(iterable) in _PLAIN for iterable in iterables)
-        sizes = [len(it) if hasattr(it, "__len__") else None for it in iterables]  # type: ignore[arg-type]
+        sizes = [_size(iterable) for iterable in iterables]
         known = [size for size in sizes if size is not None]
         self.total = min(known) if len(known) == len(sizes) else None
         self._rows: Iterator[Any] = iter(iterables[0]) if self._single else zip(*iterables, strict=False)
@@ -54,7 +54,11 @@ class Source:
         rows, self._back = self._back[:count], self._back[count:]
         if len(rows) < count:
             wanted = count - len(rows)
-            new = list(islice(self._rows, wanted))
+            new: list[Any] = []
+            try:
+                new.extend(islice(self._rows, wanted))
+            except Exception as exc:  # a dict or set that has changed meanwhile
+                self.error = exc
             self.exhausted = len(new) < wanted
             rows += new
         packed = (pack_column(rows) if self._single else pack_rows(rows)) if rows else PackedRows([], 0)
@@ -108,3 +112,10 @@ class Source:
         self.exhausted = True
         self._back = []
         self._rows = iter(())
+
+
+def _size(iterable: Iterable[Any]) -> int | None:
+    try:
+        return len(iterable)  # type: ignore[arg-type]
+    except Exception:  # none, or one that it does not know, as tqdm's over a generator
+        return None

@@ -169,6 +169,9 @@ class Journal:
         group: id of the group.
         count: how many calls it has.
         send: takes the group's id, a part, and nanoseconds since the start with the last part.
+
+    Attributes:
+        began: `time.perf_counter_ns()` at the start.
     """
 
     def __init__(
@@ -189,7 +192,7 @@ class Journal:
         self._plain = True
         self._failed: list[int] = []
         self._buffers: list[pickle.PickleBuffer] = []
-        self._began = time.perf_counter_ns()
+        self.began = time.perf_counter_ns()
         self._pickler: Pickler | None = None
         self._pickled: list[Any] = []
         """The outcomes of the segment that are in the file, as long as all of them are plain."""
@@ -231,7 +234,7 @@ class Journal:
 
     def finish(self, count: int) -> None:
         """Send what has not been sent: the group has ended after `count` calls."""
-        elapsed = time.perf_counter_ns() - self._began
+        elapsed = time.perf_counter_ns() - self.began
         self._words[AT] = count
         self._send(self._group, self._part(count), elapsed)
 

@@ -6,6 +6,7 @@ what a worker process would have to load before its first call.
 
 from __future__ import annotations
 
+import functools
 import pickle
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -37,6 +38,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         buffer_callback: gets each large buffer as a `PickleBuffer`; see PEP 574.
         returning: the bytes go back to the caller. A class that came from there is then sent as its identity alone,
             so that the caller finds its own class and its class attributes stay untouched (RUN-11).
+        instead: exceptions to pickle in place of others, by the `id` of these.
     """
 
     def __init__(
@@ -45,27 +47,61 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         buffer_callback: Callable[[pickle.PickleBuffer], object] | None = None,
         *,
         returning: bool = False,
+        instead: Mapping[int, BaseException] | None = None,
     ) -> None:
         super().__init__(file, PROTOCOL, buffer_callback)
         self._returning = returning
+        self._instead = instead or {}
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, type):
             if (known := _tracked.get(obj)) is None:
                 reduced = super().reducer_override(obj)
+                if "__slots__" in obj.__dict__:
+                    reduced = _with_slots(obj, reduced)
                 if obj in _tracked:
                     _made_here.add(obj)
                 return reduced
             if self._returning and obj not in _made_here:
                 return _own_class, (known,)
         elif isinstance(obj, BaseException):
-            return _reduce_exception(obj)
+            return _reduce_exception(self._instead.get(id(obj), obj))
         elif isinstance(obj, TracebackType):
             return _build_traceback, (summarise(obj),)
         elif isinstance(obj, CodeType):
             make, args = self.dispatch_table[CodeType](obj)
             return make, (*args[:_FILENAME], obj.co_filename, *args[_FILENAME + 1 :])
+        elif isinstance(obj, functools._lru_cache_wrapper) and not _is_importable(obj):
+            return _cached, (obj.__wrapped__, obj.cache_parameters())
         return super().reducer_override(obj)
+
+
+def _with_slots(cls: type, reduced: Any) -> Any:
+    """What cloudpickle makes of a class with `__slots__`, so that the copy has them as well.
+
+    The copy would have a `__dict__` otherwise, and the state of its instances be one that the original cannot take.
+    """
+    if not isinstance(reduced, tuple) or reduced[0] is not _cloudpickle._make_skeleton_class:
+        return reduced
+    make, (*first, kwargs, tracker_id, extra), (attributes, rest), *others = reduced
+    slots = cls.__dict__["__slots__"]
+    names = (slots,) if isinstance(slots, str) else tuple(slots)
+    for name in names:
+        if name.startswith("__") and not name.endswith("__"):
+            attributes.pop(
+                f"_{cls.__name__.lstrip('_')}{name}", None
+            )  # made anew, as those of other names are
+    return make, (*first, {**kwargs, "__slots__": names}, tracker_id, extra), (attributes, rest), *others
+
+
+def _is_importable(wrapper: Any) -> bool:
+    """Whether a function in a cache is found by its name where it goes; otherwise it has to travel."""
+    found = _cloudpickle._lookup_module_and_qualname(wrapper)
+    return found is not None and not _cloudpickle._is_registered_pickle_by_value(found[0])
+
+
+def _cached(fn: Callable[..., Any], parameters: dict[str, Any]) -> Callable[..., Any]:
+    return cast("Callable[..., Any]", functools.lru_cache(**parameters)(fn))
 
 
 def _own_class(tracker_id: str) -> type:

@@ -291,7 +291,8 @@ class Apparatus(ABC):
         """Call `fn` for each tuple of inputs, in parallel, and yield the results.
 
         Work starts at once; inputs are pulled as they are needed, so they may come from an endless generator. At most
-        `window` of them are in flight or waiting to be consumed.
+        `window` of them are in flight or waiting to be consumed. A generator is pulled by the thread that takes the
+        results: it takes none while it waits for the next input.
 
         Args:
             fn: the function; `async def` is awaited on the worker.
@@ -309,7 +310,7 @@ class Apparatus(ABC):
         if not iterables:
             raise OptionError("map needs at least one iterable of inputs; for a single call there is run")
         flow, engine = self._many(fn, iterables, kwargs, ordered, return_exceptions)
-        results = _results(engine, flow)
+        results = _results(engine, flow, self._runtime)
         next(results)  # runs to the first yield: the work has begun, and closing will clean up
         return results
 
@@ -368,7 +369,7 @@ class Apparatus(ABC):
         if any(isinstance(it, AsyncIterable) for it in iterables):
             raise OptionError("amap takes ordinary iterables of inputs; collect the async one first")
         flow, engine = self._many(fn, iterables, kwargs, ordered, return_exceptions)
-        return _async_results(engine, flow)
+        return _async_results(engine, flow, self._runtime)
 
     def stream(
         self, fn: Callable[P, Iterable[T]], /, *args: P.args, **kwargs: P.kwargs
@@ -378,7 +379,7 @@ class Apparatus(ABC):
         The function runs a few items ahead and then waits. Closing the generator closes the one on the worker.
         """
         flow, engine = self._single(fn, args, kwargs, mode="stream")
-        results = _results(engine, flow)
+        results = _results(engine, flow, self._runtime)
         next(results)
         return results
 
@@ -393,7 +394,7 @@ class Apparatus(ABC):
     def astream(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
         """`stream` as an async generator."""
         flow, engine = self._single(fn, args, kwargs, mode="stream")
-        return _async_results(engine, flow)
+        return _async_results(engine, flow, self._runtime)
 
     def executor(self) -> Executor:
         """A `concurrent.futures.Executor` over the same workers. Shutting it down leaves the apparatus open."""
@@ -754,7 +755,7 @@ def _outcome(flow: Flow, part: Part | None) -> Any:
     return value
 
 
-def _results(engine: Engine, flow: Flow) -> Generator[Any, None, None]:
+def _results(engine: Engine, flow: Flow, runtime: Runtime) -> Generator[Any, None, None]:
     """Yield a flow's results; the first `next` only starts it."""
     cancel = False
     try:
@@ -783,7 +784,7 @@ def _results(engine: Engine, flow: Flow) -> Generator[Any, None, None]:
         engine.abandon(flow, cancel=cancel)
 
 
-async def _async_results(engine: Engine, flow: Flow) -> AsyncGenerator[Any, None]:
+async def _async_results(engine: Engine, flow: Flow, runtime: Runtime) -> AsyncGenerator[Any, None]:
     wait = _notify(flow)
     cancel = False
     try:

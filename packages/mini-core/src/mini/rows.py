@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .wire import function_name
+
 __all__ = ["ByName"]
 
 
@@ -17,6 +19,7 @@ class ByName:
 
     def __init__(self, func: Callable[..., Any]) -> None:
         self.func = func
+        self.__qualname__ = function_name(func)
 
     def __call__(self, row: Mapping[str, Any]) -> Any:
         value = self.func(**row)

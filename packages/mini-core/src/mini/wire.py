@@ -12,6 +12,7 @@ Large buffers (numpy arrays and the like) travel beside the pickle (protocol 5, 
 
 from __future__ import annotations
 
+import functools
 import io
 import marshal
 import os
@@ -21,7 +22,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import BuiltinFunctionType, FunctionType
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from .errors import SerializationError
 from .failure import Failure
@@ -69,20 +70,23 @@ os.register_at_fork(
 
 
 def make_pickler(
-    file: Any, buffers: list[pickle.PickleBuffer] | None = None, *, returning: bool = False
+    file: Any, buffers: list[pickle.PickleBuffer] | None = None, *, returning: bool = False, **more: Any
 ) -> Pickler:
     """A pickler that writes to `file` and leaves large buffers out of it, in `buffers`."""
     with importing:
         from .pickling import Pickler  # not earlier: see there
 
-    return Pickler(file, None if buffers is None else keep_large(buffers), returning=returning)
+    return Pickler(file, None if buffers is None else keep_large(buffers), returning=returning, **more)
 
 
-def dumps(obj: object, *, returning: bool = False) -> tuple[bytes, list[pickle.PickleBuffer]]:
-    """Pickle `obj`; return the pickle and the large buffers that go beside it, not copied."""
+def dumps(obj: object, *, returning: bool = False, **more: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
+    """Pickle `obj`; return the pickle and the large buffers that go beside it, not copied.
+
+    `more` is for the `Pickler`.
+    """
     file = io.BytesIO()
     buffers: list[pickle.PickleBuffer] = []
-    make_pickler(file, buffers, returning=returning).dump(obj)
+    make_pickler(file, buffers, returning=returning, **more).dump(obj)
     return file.getvalue(), buffers
 
 
@@ -155,8 +159,8 @@ class Program:
 
 
 def function_name(fn: object) -> str:
-    while (inner := getattr(fn, "func", None)) is not None and callable(inner):
-        fn = inner
+    while isinstance(fn, functools.partial):
+        fn = fn.func
     return str(getattr(fn, "__qualname__", None) or type(fn).__qualname__)
 
 
@@ -392,14 +396,40 @@ class _Brief(reprlib.Repr):
 BRIEF = _Brief()
 
 
-def brief_input(frames: Frames, position: int) -> str:
-    """A short repr of one call's positional arguments, for notes on errors; never raises."""
+def brief_input(frames: Frames, position: int, *, careful: bool = False) -> str:
+    """A short repr of one call's positional arguments, for notes on errors; never raises.
+
+    With `careful` no code of theirs is run: what ends a worker that unpickles it would end the caller as well.
+    """
     try:
         kind, rows = unpack_rows(slice_payload(frames, position, position + 1))
-        values = arguments(kind, next(rows))
+        row = next(rows)
+        if careful and kind == "packed":
+            data, buffers = row
+            values = _Careful(io.BytesIO(data), buffers=buffers).load()
+        else:
+            values = arguments(kind, row)
         return ", ".join(BRIEF.repr(value) for value in values)
     except Exception as exc:
         return f"<no repr: {type(exc).__name__}>"
+
+
+class _Careful(pickle.Unpickler):
+    """Reads what is made of plain values; all else becomes something that only has a name."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        return type(name, (_Named,), {})
+
+
+class _Named:
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
 
 
 # --- outcomes -------------------------------------------------------------------------------------------------------

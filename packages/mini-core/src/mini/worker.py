@@ -83,17 +83,25 @@ class Host(Protocol):
 
 
 class Program:
-    """A program, unpickled: one callable for everything that happens at a call."""
+    """A program, unpickled when it is first needed: one callable for everything that happens at a call."""
 
-    __slots__ = ("call", "head")
+    __slots__ = ("_call", "_frames", "head")
 
     def __init__(self, head: ProgramHead, frames: Frames) -> None:
         self.head = head
-        try:
-            fn, kwargs, hooks = wire.loads(frames[0], buffers=frames[1:])
-            self.call = _compose(fn, kwargs, hooks, head.mode)
-        except BaseException as exc:
-            self.call = partial(_refuse, _not_loaded("function", exc))
+        self._frames = frames
+        self._call: Callable[..., Any] | None = None
+
+    @property
+    def call(self) -> Callable[..., Any]:
+        if self._call is None:
+            frames, self._frames = self._frames, []
+            try:
+                fn, kwargs, hooks = wire.loads(frames[0], buffers=frames[1:])
+                self._call = _compose(fn, kwargs, hooks, self.head.mode)
+            except BaseException as exc:
+                self._call = partial(_refuse, _not_loaded("function", exc))
+        return self._call
 
 
 def _compose(
@@ -236,6 +244,9 @@ class Worker:
         words[AT] = IDLE  # not if something got out: then a call was running
 
     def _run_calls(self, program: Program, head: GroupHead, payload: Frames, group: RunningGroup) -> None:
+        journal = Journal(self.words, self.column, self.file, head.group, head.count, self.host.send_part)
+        words, save = self.words, journal.save
+        words[AT] = 0  # whatever happens while the function is loaded happens to the first call
         call = program.call
         try:
             kind_of_rows, rows = wire.unpack_rows(payload)
@@ -244,12 +255,11 @@ class Worker:
         except BaseException as exc:
             call = partial(_refuse, _not_loaded("argument", exc))
             rows = iter([None] * head.count)
+        # A generator could not be listed by another thread while this one is in it.
+        self.rows = rows
         if program.head.timeout is not None:
             rows = self._note_starts(rows)
-        self.rows = rows
-
-        journal = Journal(self.words, self.column, self.file, head.group, head.count, self.host.send_part)
-        words, save = self.words, journal.save
+        journal.began = time.perf_counter_ns()
         kind: type | None = None
         column: Any = None
         at_is_needed = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -328,8 +329,14 @@ app.close()
         assert list(apparatus.map(trunk, [3, 4])) == [expected[:3], expected[:4]]
 
     @pytest.mark.parametrize("workers", [1, 2])
+    @pytest.mark.parametrize("nested", [subjects.nested, subjects.nested_async, subjects.nested_futures])
     def test_ctx_05_by_the_very_same_object(
-        self, fresh: MakeApparatus, unused_name: str, monkeypatch: pytest.MonkeyPatch, workers: int
+        self,
+        fresh: MakeApparatus,
+        unused_name: str,
+        monkeypatch: pytest.MonkeyPatch,
+        workers: int,
+        nested: Callable[..., Any],
     ) -> None:
         """ "A call may itself use an apparatus (nested `run`/`map`) without deadlock."
 
@@ -339,8 +346,8 @@ app.close()
         apparatus = fresh(unused_name).w(max_workers=workers)
         monkeypatch.setitem(subjects.HERE, unused_name, apparatus)
         passed: dict[str, Any] = {"name": unused_name, "otherwise": apparatus}
-        assert apparatus.run(subjects.nested, 3, **passed) == 12
-        results = apparatus.w(chunk=1).map(subjects.nested, range(30), kwargs=passed)
+        assert apparatus.run(nested, 3, **passed) == 12
+        results = apparatus.w(chunk=1).map(nested, range(30), kwargs=passed)
         assert list(results) == [x + x * x for x in range(30)]
 
     def test_ctx_05_a_nested_error(self, fresh: MakeApparatus, unused_name: str) -> None:

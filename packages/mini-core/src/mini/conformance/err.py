@@ -321,6 +321,21 @@ class ErrSuite(Suite):
         assert 'raise classes[kind](f"it {kind}")  # the line that failed' in error.traceback
         assert error.message in str(error)
 
+    @WAYS
+    @pytest.mark.parametrize("link", ["cause", "context", "group"])
+    def test_err_04_what_it_was_raised_from(self, apparatus: Apparatus, way: str, link: str) -> None:
+        """ "An exception that cannot be pickled arrives as `RemoteError`"
+
+        A failure means that an exception is lost because of the one that it was raised from, or because of another
+        one of its group. Exceptions of libraries often hold a lock or a connection; what is raised from them does not.
+        """
+        error = ways(apparatus)[way](subjects.raise_from_unpicklable, link)
+        assert type(error) is (ExceptionGroup if link == "group" else ValueError)
+        linked: Any = error.exceptions[1] if isinstance(error, ExceptionGroup) else error.__context__
+        assert type(linked) is RemoteError
+        assert linked.message == "it holds a lock"
+        assert error.__cause__ is (linked if link == "cause" else None)
+
     # --- ERR-05 ---
 
     @pytest.mark.parametrize("what", ["function", "hook", "keyword", "argument", "kwargs of a map"])
@@ -423,6 +438,24 @@ class ErrSuite(Suite):
             error = fails(subjects.die, how)
             assert isinstance(error, WorkerLost), (way, error)
         assert apparatus.run(subjects.double, 2) == 4
+
+    @requires(Capability.KILL_WORKER)
+    def test_err_06_also_before_its_function_is_there(self, apparatus: Apparatus) -> None:
+        """ "A worker that dies […] raises `WorkerLost` for the call that it was running"
+
+        A failure by timeout means that a call whose function or arguments end the worker that unpickles them, by what
+        they import or by their size, is given to one worker after the other, for ever.
+        """
+        deadly = subjects.Deadly()
+        assert isinstance(caught(apparatus.run, lambda: deadly), WorkerLost)
+        assert isinstance(caught(apparatus.run, subjects.everything, deadly), WorkerLost)
+        results = apparatus.map(subjects.everything, range(2), kwargs={"it": deadly}, return_exceptions=True)
+        assert [type(result) for result in results] == [WorkerLost, WorkerLost]
+        assert apparatus.run(subjects.double, 2) == 4
+
+    @when_declined(test_err_06_also_before_its_function_is_there)
+    def _err_06_nor_is_there_a_caller(self, scripts: Scripts) -> None:
+        dies_with_its_worker(scripts)
 
     @when_declined(test_err_06_a_dead_worker_costs_its_call)
     def _err_06_a_dead_worker_is_a_dead_caller(self, scripts: Scripts) -> None:

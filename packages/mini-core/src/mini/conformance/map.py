@@ -203,6 +203,25 @@ class MapSuite(Suite):
         gate.open()
         assert list(results) == [1, 2]
 
+    @both_maps
+    def test_map_02_also_while_inputs_come_slowly(self, apparatus: Apparatus, how: str) -> None:
+        """ "results come as they are ready, not after the last call"
+
+        A failure means that results wait until a slow iterator has no more inputs, or has filled the window.
+        """
+        pulled = []
+
+        def inputs() -> Iterator[int]:
+            for number in itertools.count():
+                assert number < 1000, "no result, though a thousand inputs have been pulled"
+                pulled.append(number)
+                time.sleep(0.01)
+                yield number
+
+        results: Any = as_map(apparatus, how)(subjects.double, inputs())
+        with contextlib.closing(results):
+            assert [next(results) for _ in range(3)] == [0, 2, 4]
+
     def test_map_02_also_from_the_midst_of_a_group(self, apparatus: Apparatus, gate: Gate) -> None:
         """ "results come as they are ready, not after the last call"
 

@@ -136,6 +136,21 @@ def counting(n):
 def factorial(n):
     return 1 if n < 2 else n * factorial(n - 1)
 
+@functools.cache
+def fibonacci(n):
+    return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)
+
+@dataclasses.dataclass(slots=True)
+class Slotted:
+    x: int
+
+class Private:
+    __slots__ = ("__x", "y")
+    def __init__(self, x):
+        self.__x = self.y = x
+    def sum(self):
+        return self.__x + self.y
+
 def check():
     def inner(x):
         return shifted(x) * 2
@@ -145,6 +160,8 @@ def check():
     assert app.run(Point(1, 2).swapped) == Point(2, 1)
     assert app.run(functools.partial(shifted, by=0), 1) == 11
     assert app.run(factorial, 5) == 120
+    assert app.run(fibonacci, 50) == 12586269025
+    assert app.run(lambda: fibonacci(50)) == 12586269025
     assert app.run(Point, 1, 2) == Point(1, 2)
     assert type(app.run(point, 3)) is Point
     assert [type(p) for p in app.map(point, range(3))] == [Point] * 3
@@ -425,6 +442,28 @@ with app:
 
     # --- RUN-06 ---
 
+    def test_run_06_while_another_thread_has_all_workers(
+        self, fresh: MakeApparatus, unused_name: str, gate: Gate, gate2: Gate, patience: float
+    ) -> None:
+        """ "Called from several threads at once, one apparatus serves them all."
+
+        A failure by timeout means that a call which began while there was no room is forgotten once there is.
+        """
+        apparatus = fresh(unused_name).w(max_workers=1)
+        thread = threading.Thread(target=apparatus.run, args=(subjects.pass_gate, gate, gate2), daemon=True)
+        thread.start()
+        gate.wait()  # it runs
+
+        async def main() -> Any:
+            later = asyncio.create_task(apparatus.arun(subjects.double, 2))
+            future = apparatus.executor().submit(subjects.double, 3)
+            await asyncio.sleep(0)
+            gate2.open()
+            await asyncio.to_thread(thread.join, patience)
+            return await asyncio.wait_for(later, patience), future.result(patience)
+
+        assert asyncio.run(main()) == (4, 6)
+
     def test_run_06_from_several_threads(self, apparatus: Apparatus, patience: float) -> None:
         """ "Called from several threads at once, one apparatus serves them all."
 
@@ -678,6 +717,8 @@ with app:
             app.run(fails, round)
         except MyError as exc:
             assert type(exc) is MyError and exc.code == round
+    assert type(app.run(Slotted, 1)) is Slotted and app.run(Slotted, 1) == Slotted(1)
+    assert type(app.run(Private, 2)) is Private and app.run(Private, 2).sum() == 4
     for results in (app.map(point, range(300)), app.map(lambda x: Sub(x, x), range(300))):
         assert all(isinstance(result, Point) for result in results)
     check()

@@ -240,6 +240,13 @@ def die(how: str) -> None:
     os._exit(3)
 
 
+class Deadly:
+    """Ends the process that unpickles it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os._exit, (3,)
+
+
 def note_and_die(number: int, tally: Tally, deadly: int, how: str = "SIGKILL") -> int:
     tally.add(number)
     if number == deadly:
@@ -347,6 +354,18 @@ def raise_unpicklable(kind: str) -> None:
         "cannot be restored": CannotBeRestored,
     }
     raise classes[kind](f"it {kind}")  # the line that failed
+
+
+def raise_from_unpicklable(link: str) -> None:
+    try:
+        raise_unpicklable("holds a lock")
+    except Exception as exc:
+        if link == "cause":
+            raise ValueError("above it") from exc
+        if link == "context":
+            raise ValueError("above it")  # noqa: B904
+        others = [LookupError("beside it"), exc]
+    raise ExceptionGroup("several", others)
 
 
 def deep(levels: int) -> None:
@@ -501,6 +520,20 @@ def nested(x: int, name: str, otherwise: Any) -> int:
     """Use an apparatus of this process, if it is here, or else the one that was sent along."""
     apparatus = HERE.get(name, otherwise)
     return int(apparatus.run(double, x) + sum(apparatus.map(double, range(x))))
+
+
+async def nested_async(x: int, name: str, otherwise: Any) -> int:
+    """As `nested`, without blocking."""
+    apparatus = HERE.get(name, otherwise)
+    return int(await apparatus.arun(double, x) + sum([y async for y in apparatus.amap(double, range(x))]))
+
+
+def nested_futures(x: int, name: str, otherwise: Any) -> int:
+    """As `nested`, by futures."""
+    apparatus = HERE.get(name, otherwise)
+    with apparatus.executor() as executor:
+        futures = [executor.submit(double, y) for y in range(x)]
+        return int(executor.submit(double, x).result() + sum(future.result() for future in futures))
 
 
 # --- the volume ---
