@@ -429,6 +429,47 @@ def test_any_text_can_be_shown(folder: Path) -> None:
     mini(folder, "report", "odd")
 
 
+WIDE = """
+import mini
+
+def fit(rate: float, units: int = 8, optimizer: str = "adam"):
+    if rate > 1:
+        again = "and too high " * 20
+        raise ValueError(f"the rate {rate} is too high for the optimizer {optimizer}, {again}still")
+    mini.emit_metrics(loss=rate / units, accuracy=0.98123)
+    return rate * units
+"""
+
+
+def test_a_table_is_as_wide_as_the_terminal_and_loses_no_column(folder: Path) -> None:
+    (folder / "fit.py").write_text(WIDE)
+    mini(folder, "run", "fit.py", "--map", "rate=0.1,3", "--map", "units=8,16", status=1)
+    for width, tables in ((100, 1), (80, 1), (60, 2), (40, 2), (30, 3)):
+        with Terminal([*COMMAND, "results", "fit"], columns=width, cwd=folder) as terminal:
+            assert terminal.finish() == 1
+        text = "\n".join(terminal.everything).strip()
+        # A line that is longer than the screen would be on two of its rows.
+        assert len(text.splitlines()) == 6 * tables - 1, text
+        heads = [head for line in text.splitlines() if line.startswith("#") for head in line.split()[1:]]
+        assert heads == ["state", "rate", "units", "loss", "accuracy", "result", "error"], text
+        for cell in ("DONE", "FAILED", "0.1", "0.00625", "0.98123", "1.6", "ValueError: the"):
+            assert f" {cell}" in text, text
+        assert "still" not in text
+
+
+def test_a_table_that_goes_through_a_pipe_has_whole_lines(folder: Path) -> None:
+    (folder / "fit.py").write_text(WIDE)
+    long = "a value of more than forty characters with blanks in it"
+    lines = mini(
+        folder, "run", "fit.py", "--map", "rate=3", "--map", f"optimizer={long}", status=1
+    ).splitlines()
+    assert len(lines) == 3
+    assert lines[1].rstrip().endswith(f"for the optimizer {long}, {'and too high ' * 20}still")
+    lines = mini(folder, "results", "fit", status=1, FORCE_COLOR="1").splitlines()
+    assert len(lines) == 2
+    assert lines[1].count(long) == 2
+
+
 def test_a_result_that_cannot_be_read_costs_itself(folder: Path) -> None:
     (folder / "bad.py").write_text(
         "class Bad:\n"

@@ -24,10 +24,7 @@ if TYPE_CHECKING:
     from mini.jobboard import JobBoard
     from mini.jobrecord import JobRecord
 
-__all__ = ["Row", "command", "read_rows", "row_json", "show_table"]
-
-MOST_SHOWN = 50
-"""Rows that a table for people has."""
+__all__ = ["Row", "cells", "command", "read_rows", "row_json"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +113,8 @@ def command(
         _write(rows, Path(out))
         click.echo(f"{out}: {sum(row.record.state == 'DONE' for row in rows)} results and results.csv")
     else:
+        from ._table import show_table
+
         show_table(rows, f"mini results {named.name} --csv")
     ctx.exit(exit_status(Counter(record.state for record in records)))
 
@@ -189,7 +188,7 @@ def row_json(row: Row) -> dict[str, Any]:
     return data
 
 
-def _cells(row: Row) -> dict[str, Any]:
+def cells(row: Row) -> dict[str, Any]:
     """What a result says in a table: a cell, or one for each of its parts if they have names."""
     if row.error or row.record.state != "DONE":
         return {}
@@ -207,7 +206,7 @@ def to_csv(rows: list[Row]) -> str:
     from mini.report.data import inputs_of, metrics_of
 
     inputs, metrics = [inputs_of(row.record) for row in rows], [metrics_of(row.record) for row in rows]
-    results = [_cells(row) for row in rows]
+    results = [cells(row) for row in rows]
     names = [(f"input.{key}", key, inputs) for key in columns(inputs)]
     names += [(f"metric.{key}", key, metrics) for key in columns(metrics)]
     names += [(key, key, results) for key in columns(results)]
@@ -217,11 +216,11 @@ def to_csv(rows: list[Row]) -> str:
     now = time.time()
     for place, row in enumerate(rows):
         record = row.record
-        cells = [_cell(values[place].get(key)) for _, key, values in names]
+        parts = [_cell(values[place].get(key)) for _, key, values in names]
         seconds = seconds_of(record, now)
         taken = "" if seconds is None else f"{seconds:.3f}"
         writer.writerow(
-            [record.id, record.index, record.state, record.current.number, taken, *cells, row.error]
+            [record.id, record.index, record.state, record.current.number, taken, *parts, row.error]
         )
     return file.getvalue()
 
@@ -270,65 +269,3 @@ def _file_of(value: Any) -> tuple[str, bytes]:
     import cloudpickle
 
     return ".pickle", cloudpickle.dumps(value)
-
-
-# --- for people -----------------------------------------------------------------------------------------------------
-
-
-def show_table(rows: list[Row], rest: str) -> None:
-    """Print the first rows as a table. `rest` is the command that has all of them."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from mini.display.meter import one_line
-    from mini.report.data import inputs_of, metrics_of
-
-    from ._say import COLOURS
-
-    shown = rows[:MOST_SHOWN]
-    inputs, metrics = [inputs_of(row.record) for row in shown], [metrics_of(row.record) for row in shown]
-    results = [_cells(row) for row in shown]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    launches = len({row.record.group for row in rows}) > 1
-    if launches:
-        table.add_column("launch")
-    table.add_column("#", justify="right")
-    table.add_column("state")
-    for source in (inputs, metrics, results):
-        for key in columns(source):
-            numeric = all(isinstance(row.get(key), int | float | None) for row in source)
-            table.add_column(
-                Text(one_line(key)), justify="right" if numeric else "left", overflow="ellipsis", max_width=40
-            )
-    errors = any(row.error for row in shown)
-    if errors:
-        table.add_column("error", overflow="ellipsis", max_width=60, no_wrap=True)
-    for place, row in enumerate(shown):
-        cells = [
-            _short(source[place].get(key)) for source in (inputs, metrics, results) for key in columns(source)
-        ]
-        state = row.record.state
-        table.add_row(
-            *([row.record.group] if launches else []),
-            str(row.record.index),
-            Text(str(state), COLOURS[state].replace("bright_black", "dim")),
-            *(Text(cell) for cell in cells),
-            *([Text(row.error, "red")] if errors else []),
-        )
-    console = Console()
-    if not console.is_terminal:
-        console.width = 10_000  # whoever reads this by program gets whole lines
-    console.print(table)
-    if len(rows) > len(shown):
-        click.echo(f"… and {len(rows) - len(shown):,} more: {rest}")
-
-
-def _short(value: Any) -> str:
-    from mini.display.meter import one_line
-
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.5g}"
-    return one_line(value if isinstance(value, str) else json.dumps(value, default=str))[:200]

@@ -265,7 +265,8 @@ def _go_on(
                 f"\ncancelled; to go on: mini retry {named.name} --cancelled --launch {group.id}", err=True
             )
         ctx.exit(RUNNING)
-    from .results import read_rows, row_json, show_table
+    from ._table import show_table
+    from .results import read_rows, row_json
 
     rows = read_rows(board, group.records())
     if as_json:
@@ -288,7 +289,8 @@ def _attached(
     """On a backend without detached jobs: a map, of which nothing is kept but what is shown."""
     from mini.rows import ByName
 
-    from .results import row_json, show_table
+    from ._table import show_table
+    from .results import row_json
 
     began = time.time()
     values = list(apparatus.map(ByName(fn), inputs, return_exceptions=True))
