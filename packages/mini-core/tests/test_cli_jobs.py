@@ -481,6 +481,55 @@ def test_a_result_that_cannot_be_read_costs_itself(folder: Path) -> None:
     assert "cannot be unpickled here: ValueError" in jobs[1]["error"]
 
 
+def test_a_result_that_cannot_be_shown_costs_itself(folder: Path) -> None:
+    (folder / "odd.py").write_text(
+        "import math\n"
+        "class Bad:\n"
+        "    def __repr__(self): raise RuntimeError('no repr')\n"
+        "def odd(kind: str):\n"
+        "    if kind == 'int': return math.factorial(2000)\n"
+        "    if kind == 'ints': return {'n': [math.factorial(2000)]}\n"
+        "    if kind == 'bad': return Bad()\n"
+        "    around = ['around']\n"
+        "    around.append(around)\n"
+        "    return around if kind == 'around' else 7\n"
+    )
+    done = run(folder, "run", "odd.py", "--map", "kind=int,ints,bad,around,fine")
+    assert done.returncode == 0, done.stderr
+    shown = [
+        "<int: its repr raised ValueError>",
+        "<dict: its repr raised ValueError>",
+        "<Bad: its repr raised RuntimeError>",
+        "['around', [...]]",
+    ]
+    assert [line.split(maxsplit=3)[3].strip() for line in done.stdout.splitlines()[1:6]] == [*shown, "7"]
+    jobs = answer(folder, "results", "odd")["jobs"]
+    assert [job.get("result_repr") for job in jobs] == [*shown, None]
+    assert [job["result"] for job in jobs] == [None] * 4 + [7]
+    rows = list(csv.DictReader(io.StringIO(mini(folder, "results", "odd", "--csv"))))
+    assert [row["result"] for row in rows] == [*shown, "7"]
+    mini(folder, "results", "odd", "--out", "out")
+    files = {re.sub(r"^\w+-", "", file.name) for file in (folder / "out").iterdir()}
+    assert files == {"0.pickle", "1.pickle", "2.pickle", "3.pickle", "4.json", "results.csv"}
+
+
+def test_a_number_that_has_no_text_is_refused_where_it_is_reported(folder: Path) -> None:
+    (folder / "long.py").write_text(
+        "import mini\n"
+        "def long(how: str):\n"
+        "    if how == 'metric': mini.emit_metrics(fine=1, big=10**5000)\n"
+        "    if how == 'step': mini.emit_progress(10**5000)\n"
+        "    mini.emit_metrics(at={'big': [10**5000]}, large=10**300)\n"
+    )
+    jobs = answer(folder, "run", "long.py", "--map", "how=metric,step,inside", status=1)["jobs"]
+    assert [job["state"] for job in jobs] == ["FAILED", "FAILED", "DONE"]
+    assert jobs[0]["error"].startswith(
+        "ValueError: big is too long a number to be reported: Exceeds the limit"
+    )
+    assert jobs[1]["error"].startswith("ValueError: step is too long a number to be reported")
+    assert jobs[2]["metrics"] == {"at.big": '["an int of 16610 bits"]', "large": str(10**300)}
+
+
 def test_logs(sweep: Path) -> None:
     lines = mini(sweep, "logs", "train").splitlines()
     assert [line.split("  ")[1] for line in lines] == [f"fitting {r} {u}" for r in (1, 2, 3) for u in (8, 16)]

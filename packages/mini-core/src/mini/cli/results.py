@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from mini.jobboard import JobBoard
     from mini.jobrecord import JobRecord
 
-__all__ = ["Row", "cells", "command", "read_rows", "row_json"]
+__all__ = ["Row", "as_data", "cells", "command", "read_rows", "row_json"]
+
+MOST_LEVELS = 100
+"""Lists in lists that JSON has of a result: one may have itself in it, and programs that read JSON have limits too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +147,7 @@ def _row(board: JobBoard, record: JobRecord) -> Row:
         error, value = board.outcome(record)
     except Exception as exc:  # whatever the classes of the result do when they are unpickled
         return Row(record, error=one_line(f"the result cannot be read here: {type(exc).__name__}: {exc}"))
-    return Row(record, value, "" if error is None else one_line(repr(error)))
+    return Row(record, value, "" if error is None else one_line(_repr(error)))
 
 
 # --- as data --------------------------------------------------------------------------------------------------------
@@ -156,36 +159,57 @@ def plain(value: Any) -> Any:
     Raises:
         TypeError: JSON cannot have it.
     """
+    try:
+        return _plain(value, MOST_LEVELS)
+    except Exception as exc:  # whatever the classes of the result do when they are looked into
+        raise TypeError(f"JSON has no such {type(value).__name__}") from exc
+
+
+def _plain(value: Any, levels: int) -> Any:
     import math
     from dataclasses import fields, is_dataclass
 
-    if value is None or isinstance(value, bool | str | int):
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        int.__repr__(value)  # ValueError: it has more digits than Python turns into text
         return value
     if isinstance(value, float):
         return (
             value if math.isfinite(value) else "NaN" if math.isnan(value) else f"{'-' * (value < 0)}Infinity"
         )
+    if not levels:
+        raise TypeError("it is too deep")
+    levels -= 1
     if isinstance(value, dict):
-        return {str(key): plain(inner) for key, inner in value.items()}
+        return {str(key): _plain(inner, levels) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(inner) for inner in value]
+        return [_plain(inner, levels) for inner in value]
     if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+        return {field.name: _plain(getattr(value, field.name), levels) for field in fields(value)}
     if hasattr(value, "tolist") and hasattr(value, "dtype"):
-        return plain(value.tolist())
+        return _plain(value.tolist(), levels)
     raise TypeError(f"JSON has no {type(value).__name__}")
+
+
+def _repr(value: Any) -> str:
+    try:
+        return repr(value)
+    except Exception as exc:
+        return f"<{type(value).__name__}: its repr raised {type(exc).__name__}>"
+
+
+def as_data(name: str, value: Any) -> dict[str, Any]:
+    """A value as a field of JSON; if JSON cannot have it, null, and its repr in a field beside it."""
+    try:
+        return {name: plain(value)}
+    except TypeError:
+        return {name: None, f"{name}_repr": _repr(value)}
 
 
 def row_json(row: Row) -> dict[str, Any]:
     """A job and what came of it, as --json has it."""
-    data = job_json(row.record)
-    try:
-        data["result"] = plain(row.value)
-    except TypeError:
-        data["result"] = None
-        data["result_repr"] = repr(row.value)
-    data["error"] = row.error or None
-    return data
+    return {**job_json(row.record), **as_data("result", row.value), "error": row.error or None}
 
 
 def cells(row: Row) -> dict[str, Any]:
@@ -195,7 +219,7 @@ def cells(row: Row) -> dict[str, Any]:
     try:
         value = plain(row.value)
     except TypeError:
-        return {"result": repr(row.value)}
+        return {"result": _repr(row.value)}
     if isinstance(value, dict) and value:
         return {f"result.{name}": inner for name, inner in value.items()}
     return {"result": value}
