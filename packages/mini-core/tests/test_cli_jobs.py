@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from mini import launched
-from mini.local.jobs import is_held
+from mini.local.jobs import is_held, open_board
 from pty_terminal import Terminal
 
 COMMAND = [sys.executable, "-P", "-m", "mini"]
@@ -705,17 +705,7 @@ def test_ctrl_c(folder: Path, arguments: list[str], says: str, state: str) -> No
         arguments = [*arguments, *pipe]
     else:
         mini(folder, "run", "wait.py", *pipe, "--detach")
-    # What is ignored stays ignored in a child, and a test may run where Ctrl-C is.
-    program = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    program += "runpy.run_module('mini', run_name='__main__')"
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, *arguments],
-        cwd=folder,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start(folder, *arguments)
     try:
         until(folder, "wait", "RUNNING")
         if arguments[0] == "logs":
@@ -731,6 +721,43 @@ def test_ctrl_c(folder: Path, arguments: list[str], says: str, state: str) -> No
     assert process.returncode == 4
     assert says in errors
     assert answer(folder, "status", "wait", status=4 if state == "RUNNING" else 1)["counts"][state] == 1
+
+
+@pytest.mark.parametrize("arguments", [["watch", "wait"], ["run", "wait.py"]], ids=" ".join)
+def test_jobs_that_are_removed_meanwhile_are_not_done(folder: Path, arguments: list[str]) -> None:
+    pipe = ["--map", f"pipe={folder / 'pipe'}"]
+    if arguments[0] == "run":
+        arguments = [*arguments, *pipe]
+    else:
+        mini(folder, "run", "wait.py", *pipe, "--detach")
+    process = start(folder, *arguments)
+    try:
+        until(folder, "wait", "RUNNING")
+        ready(process.pid)
+        # As `mini rm` does in the end; before, it cancels them, which may be seen as well.
+        store = open_board(folder / ".mini", "wait").store
+        (group,) = store.groups()
+        store.remove(group.id)
+        printed, errors = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+        process.wait()
+    assert (process.returncode, printed) == (2, "")
+    assert f"the jobs of wait were removed meanwhile (launch {group.id})" in errors
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """A command that runs on. What is ignored stays ignored in a child, and a test may run where Ctrl-C is."""
+    program = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    program += "runpy.run_module('mini', run_name='__main__')"
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def ready(pid: int) -> None:
