@@ -723,6 +723,46 @@ def test_ctrl_c(folder: Path, arguments: list[str], says: str, state: str) -> No
     assert answer(folder, "status", "wait", status=4 if state == "RUNNING" else 1)["counts"][state] == 1
 
 
+# Ctrl-C, from within: when a runner is to be started, or when that has been done and the name is noted.
+INTERRUPT = """
+import os, signal, sys
+
+def interrupt(event, arguments):
+    runner = event == "subprocess.Popen" and "mini.local.runner" in str(arguments[1])
+    noted = event == "open" and "/.mini/launched/." in str(arguments[0])
+    if {"runner": runner, "noted": noted, "": False}[os.environ["WHEN"]]:
+        os.environ["WHEN"] = ""  # once
+        os.kill(os.getpid(), signal.SIGINT)
+
+sys.addaudithook(interrupt)
+"""
+
+
+@pytest.mark.parametrize("when", ["runner", "noted"])
+@pytest.mark.parametrize("option", ["", "--watch", "--detach"])
+def test_ctrl_c_at_the_moment_of_launching(folder: Path, when: str, option: str) -> None:
+    (folder / "wait.py").write_text(WAIT + INTERRUPT)
+    pipe = f"pipe={folder / 'pipe'}"
+    process = start(folder, "run", "wait.py:wait", "--map", pipe, *filter(None, [option]), WHEN=when)
+    printed, errors = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, printed) == (4, ""), errors
+    (launch,) = answer(folder, "status", "wait", status=4 if option and when == "noted" else 1)["launches"]
+    if not option:
+        assert f"cancelled; to go on: mini retry wait --cancelled --launch {launch['id']}\n" in errors
+        assert launch["counts"]["CANCELLED"] == 1
+        mini(folder, "retry", "wait", "--cancelled", "--launch", launch["id"])
+    else:
+        assert f"{'launched' if option == '--detach' else 'no longer watching'}; the jobs of wait " in errors
+        if when == "runner":  # nobody was told to start them
+            assert f"are 1 LOST; to go on: mini retry wait --failed --launch {launch['id']}\n" in errors
+            mini(folder, "retry", "wait", "--failed", "--launch", launch["id"])
+        else:
+            assert "run on: mini watch wait\n" in errors
+    until(folder, "wait", "RUNNING")
+    (folder / "pipe").write_text("gone on")
+    mini(folder, "watch", "wait")
+
+
 @pytest.mark.parametrize("arguments", [["watch", "wait"], ["run", "wait.py"]], ids=" ".join)
 def test_jobs_that_are_removed_meanwhile_are_not_done(folder: Path, arguments: list[str]) -> None:
     pipe = ["--map", f"pipe={folder / 'pipe'}"]
@@ -746,14 +786,14 @@ def test_jobs_that_are_removed_meanwhile_are_not_done(folder: Path, arguments: l
     assert f"the jobs of wait were removed meanwhile (launch {group.id})" in errors
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def start(folder: Path, *arguments: str, **env: str) -> subprocess.Popen[str]:
     """A command that runs on. What is ignored stays ignored in a child, and a test may run where Ctrl-C is."""
     program = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     program += "runpy.run_module('mini', run_name='__main__')"
     return subprocess.Popen(
         [sys.executable, "-c", program, *arguments],
         cwd=folder,
-        env=environment(),
+        env=environment(**env),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

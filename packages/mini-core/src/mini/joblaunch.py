@@ -111,8 +111,11 @@ class Launcher:
         *,
         single: bool = False,
         budget: float | None = None,
+        id: str | None = None,
     ) -> JobGroup:
         """Create a group with a job for each of `rows`, its positional arguments, and start it.
+
+        By default its id is a new one.
 
         Nothing is created if something cannot be pickled, or if `rows` raises.
 
@@ -141,7 +144,7 @@ class Launcher:
             frames=program.frames,
         )
         origin = self._origin(code.digest if code.archive else None, budget)
-        group = GroupRecord(new_group_id(), program.name, len(inputs), origin)
+        group = GroupRecord(id or new_group_id(), program.name, len(inputs), origin)
         created = (Attempt(1, Created(time.time(), options.retries or 0)),)
         records = [
             JobRecord(f"{group.id}-{index}", group.id, index, text, group.function, group.origin, created)
