@@ -250,6 +250,24 @@ def test_a_file_with_main_is_left_to_it(folder: Path) -> None:
     assert answer(folder, "run", "own.py:double", "--map", "x=3")["jobs"][0]["result"] == 6
 
 
+def test_json_is_one_object_of_a_file_with_main_as_well(folder: Path) -> None:
+    (folder / "own.py").write_text(
+        "def double(x): return 2 * x\n"
+        "def main(app):\n"
+        "    print('on', app.backend)\n"
+        "    return {'doubled': tuple(app.map(double, range(3)))}\n"
+    )
+    data = answer(folder, "run", "own.py")
+    assert data == {"schema": 1, "name": "own", "app": "local", "returned": {"doubled": [0, 2, 4]}}
+    assert mini(folder, "run", "own.py") == "on local\n{'doubled': (0, 2, 4)}\n"
+    (folder / "own.py").write_text("def main(app): return {1, 2}\n")
+    data = answer(folder, "run", "own.py")
+    assert (data["returned"], data["returned_repr"]) == (None, "{1, 2}")
+    (folder / "own.py").write_text("def main(app): pass\n")
+    assert answer(folder, "run", "own.py")["returned"] is None
+    assert mini(folder, "run", "own.py") == ""
+
+
 def test_what_a_file_needs_travels_with_it(folder: Path) -> None:
     (folder / "code").mkdir()
     (folder / "code" / "helper.py").write_text("def scale(x): return 10 * x\n")

@@ -125,9 +125,14 @@ def command(
                 f"{file.name} defines main(app), which launches by itself: it takes no --map, --grid, --budget, "
                 "--max-cost, --watch or --detach; or name a function, FILE:FUNCTION"
             )
-        with named.apparatus().w(**settings) as apparatus:
+        aside = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
+        with named.apparatus().w(**settings) as apparatus, aside:
             returned = fn(apparatus)
-        if returned is not None:
+        if as_json:
+            from .results import as_data
+
+            print_json(named, **as_data("returned", returned))
+        elif returned is not None:
             click.echo(returned)
         return
     from ._grid import rows
