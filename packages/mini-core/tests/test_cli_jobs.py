@@ -459,6 +459,51 @@ def fit(rate: float, units: int = 8, optimizer: str = "adam"):
 """
 
 
+def test_rows_of_many_parameters_have_a_column_for_each(folder: Path) -> None:
+    (folder / "wide.py").write_text("def wide(**row): return len(row)\n")
+    row = {f"p{n}": n for n in range(40)} | {
+        "text": "x" * 900 + ", ...}",
+        "deep": {str(n): n for n in range(40)},
+    }
+    (folder / "grid.json").write_text(json.dumps([row, row | {"large": "y" * 5_000}]))
+    mini(folder, "run", "wide.py", "--grid", "grid.json")
+    first, second = csv.DictReader(io.StringIO(mini(folder, "results", "wide", "--csv")))
+    assert {key: first[f"input.{key}"] for key in row if key != "deep"} == {
+        key: str(value) for key, value in row.items() if key != "deep"
+    }
+    deep = json.loads(first["input.deep"])
+    assert (len(deep), deep["..."]) == (33, "...")
+    assert second["input.p39"] == "39"
+    assert re.fullmatch("y+[.]{3}y+", second["input.large"])
+    jobs = answer(folder, "results", "wide")["jobs"]
+    assert jobs[0]["inputs"] == {key: first["input.deep"] if key == "deep" else row[key] for key in row}
+
+
+def test_a_row_that_is_too_large_for_a_record_says_so(folder: Path) -> None:
+    (folder / "wide.py").write_text("def wide(**row): return len(row)\n")
+    (folder / "grid.json").write_text(json.dumps([{f"p{n}": "x" * 900 for n in range(40)}]))
+    (job,) = answer(folder, "run", "wide.py", "--grid", "grid.json")["jobs"]
+    assert job["result"] == 40
+    *names, last = job["inputs"]
+    assert names == [f"p{n}" for n in range(len(names))]
+    assert len(names) == 18
+    assert (last, job["inputs"][last]) == ("...", "...")
+
+
+def test_words_in_lists_are_shown_as_they_are(folder: Path) -> None:
+    (folder / "words.py").write_text(
+        "import mini\n"
+        "def words(x):\n"
+        "    mini.emit_metrics(seen=['métrique'])\n"
+        "    return {'names': ['é', {'日': 1}]}\n"
+    )
+    table = mini(folder, "run", "words.py", "--map", 'x=["ü"]')
+    for shown in (table, mini(folder, "results", "words", "--csv").replace('""', '"')):
+        assert '["é", {"日": 1}]' in shown
+        assert '["métrique"]' in shown
+        assert '["ü"]' in shown
+
+
 def test_a_table_is_as_wide_as_the_terminal_and_loses_no_column(folder: Path) -> None:
     (folder / "fit.py").write_text(WIDE)
     mini(folder, "run", "fit.py", "--map", "rate=0.1,3", "--map", "units=8,16", status=1)

@@ -121,5 +121,5 @@ def _text(value: Any) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.5g}"
-    text = one_line(value if isinstance(value, str) else json.dumps(value, default=str))
+    text = one_line(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"

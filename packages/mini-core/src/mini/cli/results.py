@@ -263,7 +263,7 @@ def curves_csv(records: list[JobRecord], board: JobBoard) -> str:
 def _cell(value: Any) -> Any:
     if value is None:
         return ""
-    return value if isinstance(value, str | int | float) else json.dumps(value)
+    return value if isinstance(value, str | int | float) else json.dumps(value, ensure_ascii=False)
 
 
 # --- as files -------------------------------------------------------------------------------------------------------
