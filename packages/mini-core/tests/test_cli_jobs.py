@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from mini import launched
-from mini.local.jobs import is_held
+from mini.local.jobs import is_held, open_board
 from pty_terminal import Terminal
 
 COMMAND = [sys.executable, "-P", "-m", "mini"]
@@ -250,6 +250,24 @@ def test_a_file_with_main_is_left_to_it(folder: Path) -> None:
     assert answer(folder, "run", "own.py:double", "--map", "x=3")["jobs"][0]["result"] == 6
 
 
+def test_json_is_one_object_of_a_file_with_main_as_well(folder: Path) -> None:
+    (folder / "own.py").write_text(
+        "def double(x): return 2 * x\n"
+        "def main(app):\n"
+        "    print('on', app.backend)\n"
+        "    return {'doubled': tuple(app.map(double, range(3)))}\n"
+    )
+    data = answer(folder, "run", "own.py")
+    assert data == {"schema": 1, "name": "own", "app": "local", "returned": {"doubled": [0, 2, 4]}}
+    assert mini(folder, "run", "own.py") == "on local\n{'doubled': (0, 2, 4)}\n"
+    (folder / "own.py").write_text("def main(app): return {1, 2}\n")
+    data = answer(folder, "run", "own.py")
+    assert (data["returned"], data["returned_repr"]) == (None, "{1, 2}")
+    (folder / "own.py").write_text("def main(app): pass\n")
+    assert answer(folder, "run", "own.py")["returned"] is None
+    assert mini(folder, "run", "own.py") == ""
+
+
 def test_what_a_file_needs_travels_with_it(folder: Path) -> None:
     (folder / "code").mkdir()
     (folder / "code" / "helper.py").write_text("def scale(x): return 10 * x\n")
@@ -429,6 +447,92 @@ def test_any_text_can_be_shown(folder: Path) -> None:
     mini(folder, "report", "odd")
 
 
+WIDE = """
+import mini
+
+def fit(rate: float, units: int = 8, optimizer: str = "adam"):
+    if rate > 1:
+        again = "and too high " * 20
+        raise ValueError(f"the rate {rate} is too high for the optimizer {optimizer}, {again}still")
+    mini.emit_metrics(loss=rate / units, accuracy=0.98123)
+    return rate * units
+"""
+
+
+def test_rows_of_many_parameters_have_a_column_for_each(folder: Path) -> None:
+    (folder / "wide.py").write_text("def wide(**row): return len(row)\n")
+    row = {f"p{n}": n for n in range(40)} | {
+        "text": "x" * 900 + ", ...}",
+        "deep": {str(n): n for n in range(40)},
+    }
+    (folder / "grid.json").write_text(json.dumps([row, row | {"large": "y" * 5_000}]))
+    mini(folder, "run", "wide.py", "--grid", "grid.json")
+    first, second = csv.DictReader(io.StringIO(mini(folder, "results", "wide", "--csv")))
+    assert {key: first[f"input.{key}"] for key in row if key != "deep"} == {
+        key: str(value) for key, value in row.items() if key != "deep"
+    }
+    deep = json.loads(first["input.deep"])
+    assert (len(deep), deep["..."]) == (33, "...")
+    assert second["input.p39"] == "39"
+    assert re.fullmatch("y+[.]{3}y+", second["input.large"])
+    jobs = answer(folder, "results", "wide")["jobs"]
+    assert jobs[0]["inputs"] == {key: first["input.deep"] if key == "deep" else row[key] for key in row}
+
+
+def test_a_row_that_is_too_large_for_a_record_says_so(folder: Path) -> None:
+    (folder / "wide.py").write_text("def wide(**row): return len(row)\n")
+    (folder / "grid.json").write_text(json.dumps([{f"p{n}": "x" * 900 for n in range(40)}]))
+    (job,) = answer(folder, "run", "wide.py", "--grid", "grid.json")["jobs"]
+    assert job["result"] == 40
+    *names, last = job["inputs"]
+    assert names == [f"p{n}" for n in range(len(names))]
+    assert len(names) == 18
+    assert (last, job["inputs"][last]) == ("...", "...")
+
+
+def test_words_in_lists_are_shown_as_they_are(folder: Path) -> None:
+    (folder / "words.py").write_text(
+        "import mini\n"
+        "def words(x):\n"
+        "    mini.emit_metrics(seen=['métrique'])\n"
+        "    return {'names': ['é', {'日': 1}]}\n"
+    )
+    table = mini(folder, "run", "words.py", "--map", 'x=["ü"]')
+    for shown in (table, mini(folder, "results", "words", "--csv").replace('""', '"')):
+        assert '["é", {"日": 1}]' in shown
+        assert '["métrique"]' in shown
+        assert '["ü"]' in shown
+
+
+def test_a_table_is_as_wide_as_the_terminal_and_loses_no_column(folder: Path) -> None:
+    (folder / "fit.py").write_text(WIDE)
+    mini(folder, "run", "fit.py", "--map", "rate=0.1,3", "--map", "units=8,16", status=1)
+    for width, tables in ((100, 1), (80, 1), (60, 2), (40, 2), (30, 3)):
+        with Terminal([*COMMAND, "results", "fit"], columns=width, cwd=folder) as terminal:
+            assert terminal.finish() == 1
+        text = "\n".join(terminal.everything).strip()
+        # A line that is longer than the screen would be on two of its rows.
+        assert len(text.splitlines()) == 6 * tables - 1, text
+        heads = [head for line in text.splitlines() if line.startswith("#") for head in line.split()[1:]]
+        assert heads == ["state", "rate", "units", "loss", "accuracy", "result", "error"], text
+        for cell in ("DONE", "FAILED", "0.1", "0.00625", "0.98123", "1.6", "ValueError: the"):
+            assert f" {cell}" in text, text
+        assert "still" not in text
+
+
+def test_a_table_that_goes_through_a_pipe_has_whole_lines(folder: Path) -> None:
+    (folder / "fit.py").write_text(WIDE)
+    long = "a value of more than forty characters with blanks in it"
+    lines = mini(
+        folder, "run", "fit.py", "--map", "rate=3", "--map", f"optimizer={long}", status=1
+    ).splitlines()
+    assert len(lines) == 3
+    assert lines[1].rstrip().endswith(f"for the optimizer {long}, {'and too high ' * 20}still")
+    lines = mini(folder, "results", "fit", status=1, FORCE_COLOR="1").splitlines()
+    assert len(lines) == 2
+    assert lines[1].count(long) == 2
+
+
 def test_a_result_that_cannot_be_read_costs_itself(folder: Path) -> None:
     (folder / "bad.py").write_text(
         "class Bad:\n"
@@ -438,6 +542,55 @@ def test_a_result_that_cannot_be_read_costs_itself(folder: Path) -> None:
     jobs = answer(folder, "run", "bad.py", "--map", "x=0,1")["jobs"]
     assert [job["result"] for job in jobs] == [7, None]
     assert "cannot be unpickled here: ValueError" in jobs[1]["error"]
+
+
+def test_a_result_that_cannot_be_shown_costs_itself(folder: Path) -> None:
+    (folder / "odd.py").write_text(
+        "import math\n"
+        "class Bad:\n"
+        "    def __repr__(self): raise RuntimeError('no repr')\n"
+        "def odd(kind: str):\n"
+        "    if kind == 'int': return math.factorial(2000)\n"
+        "    if kind == 'ints': return {'n': [math.factorial(2000)]}\n"
+        "    if kind == 'bad': return Bad()\n"
+        "    around = ['around']\n"
+        "    around.append(around)\n"
+        "    return around if kind == 'around' else 7\n"
+    )
+    done = run(folder, "run", "odd.py", "--map", "kind=int,ints,bad,around,fine")
+    assert done.returncode == 0, done.stderr
+    shown = [
+        "<int: its repr raised ValueError>",
+        "<dict: its repr raised ValueError>",
+        "<Bad: its repr raised RuntimeError>",
+        "['around', [...]]",
+    ]
+    assert [line.split(maxsplit=3)[3].strip() for line in done.stdout.splitlines()[1:6]] == [*shown, "7"]
+    jobs = answer(folder, "results", "odd")["jobs"]
+    assert [job.get("result_repr") for job in jobs] == [*shown, None]
+    assert [job["result"] for job in jobs] == [None] * 4 + [7]
+    rows = list(csv.DictReader(io.StringIO(mini(folder, "results", "odd", "--csv"))))
+    assert [row["result"] for row in rows] == [*shown, "7"]
+    mini(folder, "results", "odd", "--out", "out")
+    files = {re.sub(r"^\w+-", "", file.name) for file in (folder / "out").iterdir()}
+    assert files == {"0.pickle", "1.pickle", "2.pickle", "3.pickle", "4.json", "results.csv"}
+
+
+def test_a_number_that_has_no_text_is_refused_where_it_is_reported(folder: Path) -> None:
+    (folder / "long.py").write_text(
+        "import mini\n"
+        "def long(how: str):\n"
+        "    if how == 'metric': mini.emit_metrics(fine=1, big=10**5000)\n"
+        "    if how == 'step': mini.emit_progress(10**5000)\n"
+        "    mini.emit_metrics(at={'big': [10**5000]}, large=10**300)\n"
+    )
+    jobs = answer(folder, "run", "long.py", "--map", "how=metric,step,inside", status=1)["jobs"]
+    assert [job["state"] for job in jobs] == ["FAILED", "FAILED", "DONE"]
+    assert jobs[0]["error"].startswith(
+        "ValueError: big is too long a number to be reported: Exceeds the limit"
+    )
+    assert jobs[1]["error"].startswith("ValueError: step is too long a number to be reported")
+    assert jobs[2]["metrics"] == {"at.big": '["an int of 16610 bits"]', "large": str(10**300)}
 
 
 def test_logs(sweep: Path) -> None:
@@ -615,17 +768,7 @@ def test_ctrl_c(folder: Path, arguments: list[str], says: str, state: str) -> No
         arguments = [*arguments, *pipe]
     else:
         mini(folder, "run", "wait.py", *pipe, "--detach")
-    # What is ignored stays ignored in a child, and a test may run where Ctrl-C is.
-    program = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    program += "runpy.run_module('mini', run_name='__main__')"
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, *arguments],
-        cwd=folder,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start(folder, *arguments)
     try:
         until(folder, "wait", "RUNNING")
         if arguments[0] == "logs":
@@ -641,6 +784,83 @@ def test_ctrl_c(folder: Path, arguments: list[str], says: str, state: str) -> No
     assert process.returncode == 4
     assert says in errors
     assert answer(folder, "status", "wait", status=4 if state == "RUNNING" else 1)["counts"][state] == 1
+
+
+# Ctrl-C, from within: when a runner is to be started, or when that has been done and the name is noted.
+INTERRUPT = """
+import os, signal, sys
+
+def interrupt(event, arguments):
+    runner = event == "subprocess.Popen" and "mini.local.runner" in str(arguments[1])
+    noted = event == "open" and "/.mini/launched/." in str(arguments[0])
+    if {"runner": runner, "noted": noted, "": False}[os.environ["WHEN"]]:
+        os.environ["WHEN"] = ""  # once
+        os.kill(os.getpid(), signal.SIGINT)
+
+sys.addaudithook(interrupt)
+"""
+
+
+@pytest.mark.parametrize("when", ["runner", "noted"])
+@pytest.mark.parametrize("option", ["", "--watch", "--detach"])
+def test_ctrl_c_at_the_moment_of_launching(folder: Path, when: str, option: str) -> None:
+    (folder / "wait.py").write_text(WAIT + INTERRUPT)
+    pipe = f"pipe={folder / 'pipe'}"
+    process = start(folder, "run", "wait.py:wait", "--map", pipe, *filter(None, [option]), WHEN=when)
+    printed, errors = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, printed) == (4, ""), errors
+    (launch,) = answer(folder, "status", "wait", status=4 if option and when == "noted" else 1)["launches"]
+    if not option:
+        assert f"cancelled; to go on: mini retry wait --cancelled --launch {launch['id']}\n" in errors
+        assert launch["counts"]["CANCELLED"] == 1
+        mini(folder, "retry", "wait", "--cancelled", "--launch", launch["id"])
+    else:
+        assert f"{'launched' if option == '--detach' else 'no longer watching'}; the jobs of wait " in errors
+        if when == "runner":  # nobody was told to start them
+            assert f"are 1 LOST; to go on: mini retry wait --failed --launch {launch['id']}\n" in errors
+            mini(folder, "retry", "wait", "--failed", "--launch", launch["id"])
+        else:
+            assert "run on: mini watch wait\n" in errors
+    until(folder, "wait", "RUNNING")
+    (folder / "pipe").write_text("gone on")
+    mini(folder, "watch", "wait")
+
+
+@pytest.mark.parametrize("arguments", [["watch", "wait"], ["run", "wait.py"]], ids=" ".join)
+def test_jobs_that_are_removed_meanwhile_are_not_done(folder: Path, arguments: list[str]) -> None:
+    pipe = ["--map", f"pipe={folder / 'pipe'}"]
+    if arguments[0] == "run":
+        arguments = [*arguments, *pipe]
+    else:
+        mini(folder, "run", "wait.py", *pipe, "--detach")
+    process = start(folder, *arguments)
+    try:
+        until(folder, "wait", "RUNNING")
+        ready(process.pid)
+        # As `mini rm` does in the end; before, it cancels them, which may be seen as well.
+        store = open_board(folder / ".mini", "wait").store
+        (group,) = store.groups()
+        store.remove(group.id)
+        printed, errors = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+        process.wait()
+    assert (process.returncode, printed) == (2, "")
+    assert f"the jobs of wait were removed meanwhile (launch {group.id})" in errors
+
+
+def start(folder: Path, *arguments: str, **env: str) -> subprocess.Popen[str]:
+    """A command that runs on. What is ignored stays ignored in a child, and a test may run where Ctrl-C is."""
+    program = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    program += "runpy.run_module('mini', run_name='__main__')"
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        cwd=folder,
+        env=environment(**env),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def ready(pid: int) -> None:
@@ -772,6 +992,15 @@ def test_a_terminal_has_bars_and_colours(folder: Path) -> None:
         assert terminal.finish() == 0
         assert any("gone on" in line for line in terminal.everything)
         assert b"\x1b[32m" in terminal.raw
+
+
+@pytest.mark.parametrize("arguments", [["ls"], ["status", "train"], ["results", "train"]], ids=" ".join)
+def test_no_color_turns_colours_off_in_a_terminal(sweep: Path, arguments: list[str]) -> None:
+    colour = re.compile(rb"\x1b\[[0-9;]*3[0-7]")
+    for env, coloured in (({}, True), ({"NO_COLOR": ""}, True), ({"NO_COLOR": "1"}, False)):
+        with Terminal([*COMMAND, *arguments], columns=100, cwd=sweep, env=env) as terminal:
+            assert terminal.finish() == (0 if arguments == ["ls"] else 1)
+            assert bool(colour.search(terminal.raw)) == coloured, terminal.raw
 
 
 def test_a_wait_of_more_than_a_second_has_a_bar(tmp_path: Path) -> None:

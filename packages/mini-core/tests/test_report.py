@@ -122,6 +122,8 @@ def sweep(count: int = 40) -> list[JobRecord]:
         ("1e999", {"input": "Infinity"}),
         ("...", {"input": "..."}),
         ("# nothing", {"input": "# nothing"}),
+        ("{'rate': 0.1, 'tag': ', ...}', ...}", {"rate": 0.1, "tag": ", ...}", "...": "..."}),
+        ("{'deep': {'a': 1, ...}, 'b': 2}", {"deep": '{"a": 1, "...": "..."}', "b": 2}),
         ("", {}),
     ],
 )

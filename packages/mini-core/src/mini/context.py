@@ -171,14 +171,33 @@ def emit_progress(step: float, total: float | None = None, message: str = "") ->
     """Report that this call has done `step` of `total`. Outside a call it does nothing.
 
     Cheap enough for an inner loop: only the latest report travels, a few times per second.
+
+    Raises:
+        ValueError: a number has more digits than Python turns into text (`sys.set_int_max_str_digits`).
     """
     group = running_group()
     if group is not None:
+        _refuse_endless({"step": step, "total": total})
         group.emit("progress", group.index, (step, total, message))
 
 
 def emit_metrics(**values: Any) -> None:
-    """Report named values of this call, such as `loss=0.1`; later values of a name win. Outside a call: nothing."""
+    """Report named values of this call, such as `loss=0.1`; later values of a name win. Outside a call: nothing.
+
+    Raises:
+        ValueError: one is a number of more digits than Python turns into text (`sys.set_int_max_str_digits`).
+    """
     group = running_group()
     if group is not None:
+        _refuse_endless(values)
         group.emit("metrics", group.index, values)
+
+
+def _refuse_endless(values: dict[str, Any]) -> None:
+    """Raise ValueError for a number that neither a record nor a display can hold, where it can still be told whose."""
+    for name, value in values.items():
+        if isinstance(value, int) and value.bit_length() > 64:
+            try:
+                int.__repr__(value)
+            except ValueError as exc:
+                raise ValueError(f"{name} is too long a number to be reported: {exc}") from None

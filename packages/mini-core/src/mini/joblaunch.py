@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from functools import cache, lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,8 +110,11 @@ class Launcher:
         *,
         single: bool = False,
         budget: float | None = None,
+        id: str | None = None,
     ) -> JobGroup:
         """Create a group with a job for each of `rows`, its positional arguments, and start it.
+
+        By default its id is a new one.
 
         Nothing is created if something cannot be pickled, or if `rows` raises.
 
@@ -141,7 +143,7 @@ class Launcher:
             frames=program.frames,
         )
         origin = self._origin(code.digest if code.archive else None, budget)
-        group = GroupRecord(new_group_id(), program.name, len(inputs), origin)
+        group = GroupRecord(id or new_group_id(), program.name, len(inputs), origin)
         created = (Attempt(1, Created(time.time(), options.retries or 0)),)
         records = [
             JobRecord(f"{group.id}-{index}", group.id, index, text, group.function, group.origin, created)
@@ -176,22 +178,29 @@ class Launcher:
 
 
 class _Brief(reprlib.Repr):
-    """Longer than what a note on an error has: a report takes inputs apart by name."""
+    """Longer than what a note on an error has: reports and tables take inputs apart by name."""
 
     def __init__(self) -> None:
         super().__init__()
         self.maxdict = self.maxlist = self.maxtuple = 32
-        self.maxstring = self.maxother = self.maxlong = 120
+        self.maxstring = 1_000
+        self.maxother = self.maxlong = 120
+        self.maxrow = 16_000
+        """Characters of a dict that is the input itself; it has as many parameters as go into them."""
 
     def repr_dict(self, x: dict[Any, Any], level: int) -> str:
         # In the order that it has, which reprlib's own does not keep.
         if level <= 0 or not x:
             return "{...}" if x else "{}"
-        items = [
-            f"{self.repr1(k, level - 1)}: {self.repr1(v, level - 1)}"
-            for k, v in islice(x.items(), self.maxdict)
-        ]
-        return f"{{{', '.join([*items, '...'] if len(x) > self.maxdict else items)}}}"
+        room = self.maxrow
+        items: list[str] = []
+        for key, value in x.items():
+            if (room <= 0) if level == self.maxlevel else (len(items) == self.maxdict):
+                items.append("...")
+                break
+            items.append(f"{self.repr1(key, level - 1)}: {self.repr1(value, level - 1)}")
+            room -= len(items[-1])
+        return f"{{{', '.join(items)}}}"
 
 
 _BRIEF = _Brief()

@@ -305,6 +305,10 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, str | bool):
         return value
     if isinstance(value, int):
+        try:
+            int.__repr__(value)
+        except ValueError:  # it has more digits than Python turns into text
+            return f"an int of {value.bit_length()} bits"
         return int(value)
     if isinstance(value, float):
         return float(value)

@@ -503,6 +503,18 @@ class Apparatus(ABC):
         Raises:
             what `spawn` raises, and what an input iterator raises; no job was created then.
         """
+        return self._spawn_map(None, fn, *iterables, kwargs=kwargs, budget=budget)
+
+    def _spawn_map(
+        self,
+        id: str | None,
+        fn: Callable[..., Any],
+        /,
+        *iterables: Iterable[Any],
+        kwargs: Mapping[str, Any] | None = None,
+        budget: float | None = None,
+    ) -> JobGroup:
+        """`spawn_map`, with the group's id from who has to know it even if this is interrupted (`new_group_id`)."""
         board = self._board("spawn_map")
         _check_function(fn, stream=False)
         if not iterables:
@@ -515,7 +527,7 @@ class Apparatus(ABC):
             raise OptionError(f"spawn_map takes iterables of inputs: {exc}") from exc
         if budget is not None and not budget > 0:
             raise OptionError(f"budget takes a number above 0 (seconds), not {budget!r}")
-        return self._launcher(board).launch(fn, rows, kwargs or {}, self._hooks, budget=budget)
+        return self._launcher(board).launch(fn, rows, kwargs or {}, self._hooks, budget=budget, id=id)
 
     def jobs(self) -> list[Job]:
         """All jobs of this name, in the order in which they were launched. Starts nothing.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from io import TextIOWrapper
@@ -53,6 +54,8 @@ class _Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. What mini itself raises is said in a line, with the exit status of its kind."""
+        if os.environ.get("NO_COLOR"):
+            ctx.color = False  # and that of all commands; rich knows by itself
         if isinstance(sys.stdout, TextIOWrapper):
             # What jobs say may be beyond what a terminal or a pipe can take.
             sys.stdout.reconfigure(errors="backslashreplace")

@@ -12,6 +12,8 @@ from mini.jobboard import JobBoard, Select
 from mini.jobrecord import JobState
 from mini.status import FlowStatus, WorkerStatus
 
+from ._errors import Wrong
+
 if TYPE_CHECKING:
     from mini.jobrecord import GroupRecord
 
@@ -26,12 +28,14 @@ def follow(board: JobBoard, groups: Sequence[GroupRecord]) -> Counter[JobState]:
     """Wait until all jobs of these groups have ended, and show how far they are; how many ended how.
 
     Reads only. KeyboardInterrupt leaves the jobs as they are.
+
+    Raises:
+        Wrong: somebody has removed a group meanwhile.
     """
-    ids = {group.id for group in groups}
     names = dict.fromkeys(group.function for group in groups)
     began = min(group.origin.launched for group in groups)
     status = FlowStatus("follow", ", ".join(names), None, time.monotonic() - max(0.0, time.time() - began))
-    counts = _read(board, ids, status)
+    counts = _read(board, groups, status)
     shown = display.enabled(None) and _unfinished(counts) > 0
     if shown:
         display.show(status)
@@ -40,7 +44,7 @@ def follow(board: JobBoard, groups: Sequence[GroupRecord]) -> Counter[JobState]:
         while _unfinished(counts):
             time.sleep(pause)
             pause = min(LAST_PAUSE, pause * 1.5)
-            counts = _read(board, ids, status)
+            counts = _read(board, groups, status)
         status.state = "CANCELLED" if counts[JobState.CANCELLED] else "FAILED" if status.failed else "DONE"
         return counts
     finally:
@@ -48,11 +52,15 @@ def follow(board: JobBoard, groups: Sequence[GroupRecord]) -> Counter[JobState]:
             display.hide(status)
 
 
-def _read(board: JobBoard, ids: set[str], status: FlowStatus) -> Counter[JobState]:
+def _read(board: JobBoard, groups: Sequence[GroupRecord], status: FlowStatus) -> Counter[JobState]:
     counts: Counter[JobState] = Counter()
-    for id, some in board.counts().items():
-        if id in ids:
-            counts.update(some)
+    by_group = board.counts()
+    for group in groups:
+        if group.size and group.id not in by_group:
+            name = group.origin.apparatus or group.function
+            raise Wrong(f"the jobs of {name} were removed meanwhile (launch {group.id})")
+        counts.update(by_group.get(group.id, ()))
+    ids = {group.id for group in groups}
     workers = {}
     if counts[JobState.RUNNING]:
         running = board.store.states(Select(states={JobState.RUNNING}))

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from mini.jobboard import JobBoard
     from mini.jobrecord import JobRecord
 
-__all__ = ["Row", "command", "read_rows", "row_json", "show_table"]
+__all__ = ["Row", "as_data", "cells", "command", "read_rows", "row_json"]
 
-MOST_SHOWN = 50
-"""Rows that a table for people has."""
+MOST_LEVELS = 100
+"""Lists in lists that JSON has of a result: one may have itself in it, and programs that read JSON have limits too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +116,8 @@ def command(
         _write(rows, Path(out))
         click.echo(f"{out}: {sum(row.record.state == 'DONE' for row in rows)} results and results.csv")
     else:
+        from ._table import show_table
+
         show_table(rows, f"mini results {named.name} --csv")
     ctx.exit(exit_status(Counter(record.state for record in records)))
 
@@ -145,7 +147,7 @@ def _row(board: JobBoard, record: JobRecord) -> Row:
         error, value = board.outcome(record)
     except Exception as exc:  # whatever the classes of the result do when they are unpickled
         return Row(record, error=one_line(f"the result cannot be read here: {type(exc).__name__}: {exc}"))
-    return Row(record, value, "" if error is None else one_line(repr(error)))
+    return Row(record, value, "" if error is None else one_line(_repr(error)))
 
 
 # --- as data --------------------------------------------------------------------------------------------------------
@@ -157,46 +159,67 @@ def plain(value: Any) -> Any:
     Raises:
         TypeError: JSON cannot have it.
     """
+    try:
+        return _plain(value, MOST_LEVELS)
+    except Exception as exc:  # whatever the classes of the result do when they are looked into
+        raise TypeError(f"JSON has no such {type(value).__name__}") from exc
+
+
+def _plain(value: Any, levels: int) -> Any:
     import math
     from dataclasses import fields, is_dataclass
 
-    if value is None or isinstance(value, bool | str | int):
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        int.__repr__(value)  # ValueError: it has more digits than Python turns into text
         return value
     if isinstance(value, float):
         return (
             value if math.isfinite(value) else "NaN" if math.isnan(value) else f"{'-' * (value < 0)}Infinity"
         )
+    if not levels:
+        raise TypeError("it is too deep")
+    levels -= 1
     if isinstance(value, dict):
-        return {str(key): plain(inner) for key, inner in value.items()}
+        return {str(key): _plain(inner, levels) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(inner) for inner in value]
+        return [_plain(inner, levels) for inner in value]
     if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+        return {field.name: _plain(getattr(value, field.name), levels) for field in fields(value)}
     if hasattr(value, "tolist") and hasattr(value, "dtype"):
-        return plain(value.tolist())
+        return _plain(value.tolist(), levels)
     raise TypeError(f"JSON has no {type(value).__name__}")
+
+
+def _repr(value: Any) -> str:
+    try:
+        return repr(value)
+    except Exception as exc:
+        return f"<{type(value).__name__}: its repr raised {type(exc).__name__}>"
+
+
+def as_data(name: str, value: Any) -> dict[str, Any]:
+    """A value as a field of JSON; if JSON cannot have it, null, and its repr in a field beside it."""
+    try:
+        return {name: plain(value)}
+    except TypeError:
+        return {name: None, f"{name}_repr": _repr(value)}
 
 
 def row_json(row: Row) -> dict[str, Any]:
     """A job and what came of it, as --json has it."""
-    data = job_json(row.record)
-    try:
-        data["result"] = plain(row.value)
-    except TypeError:
-        data["result"] = None
-        data["result_repr"] = repr(row.value)
-    data["error"] = row.error or None
-    return data
+    return {**job_json(row.record), **as_data("result", row.value), "error": row.error or None}
 
 
-def _cells(row: Row) -> dict[str, Any]:
+def cells(row: Row) -> dict[str, Any]:
     """What a result says in a table: a cell, or one for each of its parts if they have names."""
     if row.error or row.record.state != "DONE":
         return {}
     try:
         value = plain(row.value)
     except TypeError:
-        return {"result": repr(row.value)}
+        return {"result": _repr(row.value)}
     if isinstance(value, dict) and value:
         return {f"result.{name}": inner for name, inner in value.items()}
     return {"result": value}
@@ -207,7 +230,7 @@ def to_csv(rows: list[Row]) -> str:
     from mini.report.data import inputs_of, metrics_of
 
     inputs, metrics = [inputs_of(row.record) for row in rows], [metrics_of(row.record) for row in rows]
-    results = [_cells(row) for row in rows]
+    results = [cells(row) for row in rows]
     names = [(f"input.{key}", key, inputs) for key in columns(inputs)]
     names += [(f"metric.{key}", key, metrics) for key in columns(metrics)]
     names += [(key, key, results) for key in columns(results)]
@@ -217,11 +240,11 @@ def to_csv(rows: list[Row]) -> str:
     now = time.time()
     for place, row in enumerate(rows):
         record = row.record
-        cells = [_cell(values[place].get(key)) for _, key, values in names]
+        parts = [_cell(values[place].get(key)) for _, key, values in names]
         seconds = seconds_of(record, now)
         taken = "" if seconds is None else f"{seconds:.3f}"
         writer.writerow(
-            [record.id, record.index, record.state, record.current.number, taken, *cells, row.error]
+            [record.id, record.index, record.state, record.current.number, taken, *parts, row.error]
         )
     return file.getvalue()
 
@@ -240,7 +263,7 @@ def curves_csv(records: list[JobRecord], board: JobBoard) -> str:
 def _cell(value: Any) -> Any:
     if value is None:
         return ""
-    return value if isinstance(value, str | int | float) else json.dumps(value)
+    return value if isinstance(value, str | int | float) else json.dumps(value, ensure_ascii=False)
 
 
 # --- as files -------------------------------------------------------------------------------------------------------
@@ -270,65 +293,3 @@ def _file_of(value: Any) -> tuple[str, bytes]:
     import cloudpickle
 
     return ".pickle", cloudpickle.dumps(value)
-
-
-# --- for people -----------------------------------------------------------------------------------------------------
-
-
-def show_table(rows: list[Row], rest: str) -> None:
-    """Print the first rows as a table. `rest` is the command that has all of them."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from mini.display.meter import one_line
-    from mini.report.data import inputs_of, metrics_of
-
-    from ._say import COLOURS
-
-    shown = rows[:MOST_SHOWN]
-    inputs, metrics = [inputs_of(row.record) for row in shown], [metrics_of(row.record) for row in shown]
-    results = [_cells(row) for row in shown]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    launches = len({row.record.group for row in rows}) > 1
-    if launches:
-        table.add_column("launch")
-    table.add_column("#", justify="right")
-    table.add_column("state")
-    for source in (inputs, metrics, results):
-        for key in columns(source):
-            numeric = all(isinstance(row.get(key), int | float | None) for row in source)
-            table.add_column(
-                Text(one_line(key)), justify="right" if numeric else "left", overflow="ellipsis", max_width=40
-            )
-    errors = any(row.error for row in shown)
-    if errors:
-        table.add_column("error", overflow="ellipsis", max_width=60, no_wrap=True)
-    for place, row in enumerate(shown):
-        cells = [
-            _short(source[place].get(key)) for source in (inputs, metrics, results) for key in columns(source)
-        ]
-        state = row.record.state
-        table.add_row(
-            *([row.record.group] if launches else []),
-            str(row.record.index),
-            Text(str(state), COLOURS[state].replace("bright_black", "dim")),
-            *(Text(cell) for cell in cells),
-            *([Text(row.error, "red")] if errors else []),
-        )
-    console = Console()
-    if not console.is_terminal:
-        console.width = 10_000  # whoever reads this by program gets whole lines
-    console.print(table)
-    if len(rows) > len(shown):
-        click.echo(f"… and {len(rows) - len(shown):,} more: {rest}")
-
-
-def _short(value: Any) -> str:
-    from mini.display.meter import one_line
-
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.5g}"
-    return one_line(value if isinstance(value, str) else json.dumps(value, default=str))[:200]

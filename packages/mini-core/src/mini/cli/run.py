@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mini import launched
+
 from ._names import Named
 from ._say import RUNNING, counted, counts_json, exit_status
 from .as_json import print_json
@@ -123,9 +125,14 @@ def command(
                 f"{file.name} defines main(app), which launches by itself: it takes no --map, --grid, --budget, "
                 "--max-cost, --watch or --detach; or name a function, FILE:FUNCTION"
             )
-        with named.apparatus().w(**settings) as apparatus:
+        aside = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
+        with named.apparatus().w(**settings) as apparatus, aside:
             returned = fn(apparatus)
-        if returned is not None:
+        if as_json:
+            from .results import as_data
+
+            print_json(named, **as_data("returned", returned))
+        elif returned is not None:
             click.echo(returned)
         return
     from ._grid import rows
@@ -140,8 +147,7 @@ def command(
             seconds, words = plan(named.app, settings, len(inputs), budget, max_cost)
             for line in words:
                 click.echo(line, err=True)
-            group = _spawn(apparatus, fn, inputs, seconds)
-            _go_on(ctx, named, group, watch=watch, detach=detach, as_json=as_json)
+            _launch(ctx, named, apparatus, fn, inputs, seconds, watch=watch, detach=detach, as_json=as_json)
         elif watch or detach or budget or max_cost:
             raise click.UsageError(
                 f"{named.app} has no detached jobs, and so no --watch, --detach, --budget or --max-cost"
@@ -228,52 +234,81 @@ def _show_error(exc: BaseException, file: Path) -> None:
 # --- running it -----------------------------------------------------------------------------------------------------
 
 
-def _spawn(apparatus: Apparatus, fn: Callable[..., Any], inputs: list[Row], budget: float | None) -> JobGroup:
+def _launch(
+    ctx: click.Context,
+    named: Named,
+    apparatus: Apparatus,
+    fn: Callable[..., Any],
+    inputs: list[Row],
+    budget: float | None,
+    *,
+    watch: bool,
+    detach: bool,
+    as_json: bool,
+) -> None:
+    """Launch it, and unless it is to be left alone, wait for it and show what came of it."""
+    from mini.joblaunch import new_group_id
     from mini.rows import ByName
 
+    from ._follow import follow
     from ._wait import waiting
 
-    with waiting(f"launching {len(inputs):,} jobs"):
-        return apparatus.spawn_map(ByName(fn), inputs, budget=budget)
-
-
-def _go_on(
-    ctx: click.Context, named: Named, group: JobGroup, *, watch: bool, detach: bool, as_json: bool
-) -> None:
-    """Say what was launched, and unless it is to be left alone, wait for it and show what came of it."""
-    board = named.board()
+    id = new_group_id()
     commands = [f"mini {verb} {named.name}" for verb in ("watch", "status", "results", "report")]
-    if detach:
-        if as_json:
-            print_json(named, launch=group.id, jobs=len(group), next=commands)
-        else:
-            jobs = f"{len(group)} job{'s' * (len(group) != 1)}"
-            click.echo(f"launched {jobs} of {named.name} on {named.app} ({group.id}); go on with")
-            click.echo("\n".join(f"  {line}" for line in commands))
-        return
-    from ._follow import follow
-
-    groups = named.groups(board, group.id)
     try:
-        counts = follow(board, groups)
+        with waiting(f"launching {len(inputs):,} jobs"):
+            group = apparatus._spawn_map(id, ByName(fn), inputs, budget=budget)
+        if detach:
+            _say_launched(named, group, commands, as_json=as_json)
+            return
+        board = named.board()
+        counts = follow(board, named.groups(board, id))
     except KeyboardInterrupt:
-        if watch:
-            click.echo(f"\nno longer watching; the jobs of {named.name} run on: {commands[0]}", err=True)
-        else:
-            group.cancel()
-            click.echo(
-                f"\ncancelled; to go on: mini retry {named.name} --cancelled --launch {group.id}", err=True
-            )
+        _leave(named, apparatus, id, watch=watch, detach=detach)
         ctx.exit(RUNNING)
-    from .results import read_rows, row_json, show_table
+    from ._table import show_table
+    from .results import read_rows, row_json
 
     rows = read_rows(board, group.records())
     if as_json:
-        print_json(named, launch=group.id, counts=counts_json(counts), jobs=[row_json(row) for row in rows])
+        print_json(named, launch=id, counts=counts_json(counts), jobs=[row_json(row) for row in rows])
     else:
-        show_table(rows, f"{commands[2]} --csv --launch {group.id}")
+        show_table(rows, f"{commands[2]} --csv --launch {id}")
         click.echo(f"{named.name} on {named.app}: {counted(counts)}; {commands[3]}")
     ctx.exit(exit_status(counts))
+
+
+def _say_launched(named: Named, group: JobGroup, commands: list[str], *, as_json: bool) -> None:
+    if as_json:
+        print_json(named, launch=group.id, jobs=len(group), next=commands)
+    else:
+        jobs = f"{len(group)} job{'s' * (len(group) != 1)}"
+        click.echo(f"launched {jobs} of {named.name} on {named.app} ({group.id}); go on with")
+        click.echo("\n".join(f"  {line}" for line in commands))
+
+
+def _leave(named: Named, apparatus: Apparatus, id: str, *, watch: bool, detach: bool) -> None:
+    """Ctrl-C: end the launch, unless it is to be left alone, and say so. It may have come while that was being made."""
+    from mini.jobboard import Select
+
+    board = apparatus._board("group")
+    try:
+        group = board.group(id)
+    except LookupError:
+        raise KeyboardInterrupt from None  # there are no jobs yet
+    launched.remember(named.name, named.app, apparatus._lasting_settings())
+    if not (watch or detach):
+        # As the store has them: who looks whether they are lost would find so what nobody was told to start.
+        board.cancel(board.store.states(Select(group=id)))
+        says = f"cancelled; to go on: mini retry {named.name} --cancelled --launch {id}"
+    else:
+        counts = group.counts()
+        says = f"{'launched' if detach else 'no longer watching'}; the jobs of {named.name} "
+        if any(count for state, count in counts.items() if not state.is_final):
+            says += f"run on: mini watch {named.name}"
+        else:  # if nobody was told to start them, they are lost
+            says += f"are {counted(counts)}; to go on: mini retry {named.name} --failed --launch {id}"
+    click.echo(f"\n{says}", err=True)
 
 
 def _attached(
@@ -288,7 +323,8 @@ def _attached(
     """On a backend without detached jobs: a map, of which nothing is kept but what is shown."""
     from mini.rows import ByName
 
-    from .results import row_json, show_table
+    from ._table import show_table
+    from .results import row_json
 
     began = time.time()
     values = list(apparatus.map(ByName(fn), inputs, return_exceptions=True))

@@ -94,13 +94,14 @@ def inputs_of(record: JobRecord) -> dict[str, Any]:
     """A job's inputs by name, as far as the short repr that its record has of them tells.
 
     What is called by keyword, a dict and a dataclass name their parts; of others there are only the places. A value
-    that is no plain one is its text. A repr that is no Python is one input, `input`.
+    that is no plain one is its text. Where a dict was cut short, it has "..." as its last key. A repr that is no Python
+    is one input, `input`.
     """
     text = f"f({record.input}\n)"
-    try:
-        call = ast.parse(text, mode="eval").body
-    except (SyntaxError, ValueError, MemoryError, RecursionError):  # ast has all of these for a strange text
-        return {"input": record.input}
+    if (call := _parse(text)) is None:
+        # Python takes "..." for an item of a list, but not of a dict.
+        text = _STRING_OR_CUT.sub(lambda found: found[1] or ", '...': '...'}", text)
+        call = _parse(text)
     if not isinstance(call, ast.Call) or not (call.args or call.keywords):
         return {"input": record.input} if record.input else {}
     found: dict[str, Any] = {}
@@ -109,6 +110,16 @@ def inputs_of(record: JobRecord) -> dict[str, Any]:
     for keyword in call.keywords:
         found[keyword.arg or "**"] = _value(keyword.value, text)
     return found
+
+
+_STRING_OR_CUT = re.compile(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|, \.\.\.\}""")
+
+
+def _parse(text: str) -> ast.expr | None:
+    try:
+        return ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError):  # ast has all of these for a strange text
+        return None
 
 
 def _take_apart(node: ast.expr, name: str, found: dict[str, Any], text: str) -> None:
