@@ -8,7 +8,7 @@ import marshal
 import mmap
 import os
 import tempfile
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ can only be ended; streams are ordered about at once."""
 MOST_ITEMS = 100
 """Items that a queue takes at once."""
 MOST_PROGRAMS = 16
+MOST_BEGUN = 1000
 
 
 class Host:
@@ -49,6 +50,8 @@ class Host:
         self._volume = modal.Volume.from_id(setup.volume)
         self._gate = VolumeGate(self._volume, Path(setup.mount))
         self._patience = Patience()
+        self._begun: deque[int] = deque(maxlen=MOST_BEGUN)
+        """The last groups that were claimed here."""
         self._listening: dict[int, asyncio.Task[None]] = {}
         self._programs: OrderedDict[str, Frames] = OrderedDict()
         """What came through the volume of those that are kept, by flow."""
@@ -87,8 +90,11 @@ class Host:
         else:
             claimed = await claim
         if not claimed:
-            first: Claim = await self._claims.get.aio(str(group))
-            return Answer(0, [], "its container died").pack() if first[0] == mine[0] else b""
+            first: Claim = tuple(await self._claims.get.aio(str(group)))
+            # If Modal's answer was lost the client has asked again, and what was in the way is our own.
+            if first != mine or group in self._begun:
+                return Answer(0, [], "its container died").pack() if first[0] == mine[0] else b""
+        self._begun.append(group)
         return None
 
     async def _run(self, parcel: Parcel) -> bytes:
