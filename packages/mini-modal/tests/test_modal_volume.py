@@ -8,8 +8,10 @@ from pathlib import Path
 
 import mini
 import pytest
+from mini.jobrecord import JobState
 from mini_modal import ModalApparatus
 from places import Place
+from scripts import PATIENCE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -175,3 +177,28 @@ def test_calls_whose_volume_is_gone_say_so(app: ModalApparatus) -> None:
     assert outcomes[0] == 0
     assert isinstance(outcomes[1], mini.WorkerLost)
     assert "NotFoundError" in str(outcomes[1])
+
+
+def test_jobs_that_leave_a_file_open_are_done(app: ModalApparatus) -> None:
+    group = app.spawn_map(keep_open, [f"{number}.log" for number in range(2)])
+    assert group.wait(PATIENCE)
+    assert group[0].state is JobState.DONE
+    assert app.volume.read_bytes("0.log") == b"said"
+    # The second may have had the same container.
+    if group[1].state is not JobState.DONE:
+        with pytest.raises(OSError, match=r"0\.log is open since an earlier call"):
+            group[1].result()
+    group.remove()
+
+
+def test_a_job_whose_volume_is_gone_says_so(app: ModalApparatus) -> None:
+    def removes() -> None:
+        import modal
+
+        mini.get_data_dir()
+        modal.Volume.objects.delete("mini-test-volume")
+
+    job = app.spawn(removes)
+    with pytest.raises(mini.WorkerLost, match=r"what came of it could not be kept: .*NotFoundError"):
+        job.result(PATIENCE)
+    assert job.state is JobState.FAILED
