@@ -3,7 +3,7 @@ from being so."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mini
@@ -129,9 +129,9 @@ def test_large_constants_reach_a_container_in_which_a_file_stays_open(app: Modal
     ],
 )
 def test_a_call_that_would_see_an_old_volume_says_what_is_in_the_way(
-    app: ModalApparatus, hold: object, arguments: list[str], said: str
+    app: ModalApparatus, hold: Callable[..., None], arguments: list[str], said: str
 ) -> None:
-    app.run(hold, *arguments)  # type: ignore[arg-type]
+    app.run(hold, *arguments)
     app.volume.write_bytes("new.txt", b"")
     with pytest.raises(OSError, match=f"the volume cannot be brought up to date: .*{said}"):
         app.run(names)
