@@ -40,12 +40,15 @@ def emulator() -> Iterator[Emulator]:
 
 @pytest.fixture(scope="session")
 def builder() -> Iterator[Emulator]:
-    """One that builds images: it reaches the package index as this machine does."""
+    """One that builds images: it reaches the package index as this machine does.
+
+    Volumes are empty for a while when containers reload them, as at Modal, and are reloaded after each commit.
+    """
     with pytest.MonkeyPatch.context() as patch:
         for name, value in surroundings.OUTSIDE.items():
             if not name.startswith("MODAL_"):
                 patch.setenv(name, value)
-        builder = Emulator().start()
+        builder = Emulator(reload_seconds=0.05, commits_reload=True).start()
     with builder:
         yield builder
 

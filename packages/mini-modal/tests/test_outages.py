@@ -229,6 +229,15 @@ def test_what_calls_say_while_the_control_plane_is_gone_is_not_lost(
     assert script.out == ["0", "1", "2", "3", "4", "5", "True"]
 
 
+def test_a_call_goes_on_though_nobody_was_told_that_it_is_its_containers(tmp_path: Path) -> None:
+    with (
+        Emulator(lost_answers=["DictUpdate"]) as emulator,
+        Script(tmp_path, squares("claimed", 3), emulator.environ) as script,
+    ):
+        assert script.finish() == 0
+    assert script.out == ["0", "1", "4", "end"]
+
+
 # --- much ---
 
 

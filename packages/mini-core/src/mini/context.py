@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DATA_DIR_GATE",
     "DATA_DIR_PLACE",
+    "GATE_SHUT",
     "RunningGroup",
     "ask_at_gate",
     "current_job",
@@ -32,6 +33,9 @@ DATA_DIR_GATE = "MINI_DATA_DIR_GATE"
 
 The socket closes each connection when the data directory is up to date, so what it costs to have it so is spared where
 no call asks for the directory. What it says before is why it cannot be."""
+GATE_SHUT = ".shut"
+"""What follows the path of a gate in the name of a file that an adapter makes when it cannot keep the data directory up
+to date any more. While it is there, calls ask again."""
 DATA_DIR_PLACE = "MINI_DATA_DIR_PLACE"
 """A variable of workers that an adapter may set: the data directory as the apparatus names it, a newline, and the path
 that this worker has it at."""
@@ -142,7 +146,7 @@ def pass_data_dir_gate() -> None:
     """
     global _passed
     gate = os.environ.get(DATA_DIR_GATE)
-    if gate is None or _passed:
+    if gate is None or (_passed and not os.path.exists(f"{gate}{GATE_SHUT}")):  # noqa: PTH110  # a path takes longer
         return
     if reason := ask_at_gate(gate):
         raise OSError(reason)

@@ -168,7 +168,11 @@ class JobWorker:
             if not known:
                 return False
             if attempt.over:
-                return self._end(attempt, program)
+                try:
+                    return self._end(attempt, program)
+                except Exception as exc:
+                    reason = f"what came of it could not be kept: {type(exc).__name__}: {exc}"
+                    return self._fail(attempt, "lost", f"{program.function}: {reason}", JobState.FAILED)
         return self._fail(attempt, "lost", f"its process died {MOST_STARTS} times before the call began")
 
     def _is_spent(self, job: JobStatus, program: JobProgram) -> bool:
@@ -274,9 +278,11 @@ class JobWorker:
         assert lost is not None
         return self._fail(attempt, lost.kind, f"{program.function}: {lost.reason}")
 
-    def _fail(self, attempt: _Attempt, kind: FailureKind, message: str) -> bool:
+    def _fail(
+        self, attempt: _Attempt, kind: FailureKind, message: str, state: JobState = JobState.LOST
+    ) -> bool:
         """Record that the call has ended without an outcome; whether another attempt may fare better."""
-        state = JobState.FAILED if kind == "timeout" else JobState.LOST
+        state = JobState.FAILED if kind == "timeout" else state
         name = "mini.errors.JobTimeout" if kind == "timeout" else "mini.errors.WorkerLost"
         job = attempt.job
         record = FailureRecord(job.index, job.attempt, kind, name, message, "")

@@ -21,7 +21,7 @@ from mini.status import FailureRecord
 
 from .containers import class_options, task_result
 from .gate import VolumeGate
-from .jobfiles import MountedFiles
+from .jobfiles import MountedFiles, RemoteFiles
 from .jobstore import ModalJobStore, place_of
 from .messages import INSIDE
 
@@ -95,9 +95,9 @@ class Container:
     def __init__(self, setup: JobSetup) -> None:
         os.environ[INSIDE] = "1"
         self._loop = asyncio.get_running_loop()
-        self._volume = modal.Volume.from_id(setup.volume)
-        self._gate = VolumeGate(self._volume)
-        files = MountedFiles(Path(setup.mount), self._commit, self._reload)
+        mount = Path(setup.mount)
+        self._gate = VolumeGate(modal.Volume.from_id(setup.volume), mount)
+        files = MountedFiles(mount, self._commit, RemoteFiles(f"mini-{setup.name}"))
         self._store = ModalJobStore(setup.name, files, patient=True)
         self._board = JobBoard(self._store, _NoHost())
         self._groups: set[str] = set()
@@ -168,10 +168,7 @@ class Container:
             worker.run(again)
 
     def _commit(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._volume.commit.aio(), self._loop).result()  # type: ignore[no-untyped-call]
-
-    def _reload(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._gate.reload(), self._loop).result()
+        asyncio.run_coroutine_threadsafe(self._gate.commit(), self._loop).result()
 
 
 def _death(job: JobStatus) -> FailureRecord:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .asking import Missing, ask, gather, in_client, patiently, this_client
+from .asking import Missing, ask, gather, in_client, this_client
 from .volume import RESERVED
 
 if TYPE_CHECKING:
@@ -134,22 +134,20 @@ class MountedFiles(JobFiles):
 
     Args:
         mount: where the volume is.
-        commit, reload: show others what was written here, and see what they have written; they block.
+        commit: shows others what was written here; it blocks.
+        remote: has what others have written since the volume was last reloaded here.
     """
 
-    def __init__(self, mount: Path, commit: Callable[[], None], reload: Callable[[], None]) -> None:
+    def __init__(self, mount: Path, commit: Callable[[], None], remote: JobFiles) -> None:
         self._folder = mount / JOBS
         self._commit = commit
-        self._reload = reload
+        self._remote = remote
 
     def read(self, path: str) -> bytes:
-        file = self._folder / path
-        if not file.exists():
-            self._reload()
         try:
-            return file.read_bytes()
+            return (self._folder / path).read_bytes()
         except FileNotFoundError:
-            raise Missing(f"there is no file {file}") from None
+            return self._remote.read(path)
 
     def read_some(self, paths: Sequence[str]) -> list[bytes | None]:
         files = [self._folder / path for path in paths]
@@ -163,7 +161,7 @@ class MountedFiles(JobFiles):
                 made = file.with_name(f".{file.name}-{os.environ.get('MODAL_TASK_ID', os.getpid())}")
                 made.write_bytes(data)
                 made.rename(file)
-        patiently(self._commit)
+        self._commit()
 
     def names(self, folder: str) -> list[str]:
         try:

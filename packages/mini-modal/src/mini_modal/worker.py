@@ -7,7 +7,9 @@ import contextlib
 import marshal
 import mmap
 import os
-from collections import OrderedDict
+import tempfile
+from collections import OrderedDict, deque
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from modal.experimental import set_local_input_concurrency
 
 from .gate import VolumeGate
 from .messages import INSIDE, LARGEST_ENTRY, LARGEST_ITEM, Claim, Parcel, Setup
+from .patience import Patience
 
 __all__ = ["Host"]
 
@@ -28,6 +31,7 @@ can only be ended; streams are ordered about at once."""
 MOST_ITEMS = 100
 """Items that a queue takes at once."""
 MOST_PROGRAMS = 16
+MOST_BEGUN = 1000
 
 
 class Host:
@@ -44,10 +48,13 @@ class Host:
         self._orders = modal.Queue.from_id(setup.orders)
         self._claims = modal.Dict.from_id(setup.claims)
         self._volume = modal.Volume.from_id(setup.volume)
-        self._mount = Path(setup.mount)
-        self._gate = VolumeGate(self._volume)
+        self._gate = VolumeGate(self._volume, Path(setup.mount))
+        self._patience = Patience()
+        self._begun: deque[int] = deque(maxlen=MOST_BEGUN)
+        """The last groups that were claimed here."""
         self._listening: dict[int, asyncio.Task[None]] = {}
-        self._programs: OrderedDict[str, None] = OrderedDict()
+        self._programs: OrderedDict[str, Frames] = OrderedDict()
+        """What came through the volume of those that are kept, by flow."""
         self._responder = Responder(ProcessPool(1, self._gate.variables), self._tell)
         self._relay = self._responder.relay
 
@@ -61,24 +68,46 @@ class Host:
         """Run a group; returns what comes of it, or nothing if another call runs it."""
         parcel = Parcel.unpack(data)
         set_local_input_concurrency(2 if parcel.quick else 1)
-        packed, head, _, keep = marshal.loads(parcel.message[0])
-        group, flow, _, count, _ = packed
+        # A container that dies takes along what waits in it, unless that is claimed: so it waits before.
+        async with self._gate.around() as reload:
+            if (fault := await self._claim(parcel, reload=reload)) is not None:
+                return fault
+            # What Modal's client raises where the caller is has to be about the way there and nothing else.
+            try:
+                return await self._run(parcel)
+            except Exception as exc:
+                return Answer(0, [], f"its container had a problem: {type(exc).__name__}: {exc}").pack()
+
+    async def _claim(self, parcel: Parcel, *, reload: bool) -> bytes | None:
+        """Have nobody else run a group, unless somebody does: then, what to answer."""
+        group = marshal.loads(parcel.message[0])[0][0]
         # Modal runs the input of a container that died again, in another one, and a caller whose call was cut off may
         # have made it again: whoever comes second leaves it alone.
         mine: Claim = (modal.current_function_call_id() or "", os.environ.get("MODAL_TASK_ID", ""))
-        claim = self._claims.put.aio(str(group), mine, skip_if_exists=True)
-        if self._gate.passed:
+        claim = self._patience.ask(partial(self._claims.put.aio, str(group), mine, skip_if_exists=True))
+        if reload:
             claimed, _ = await asyncio.gather(claim, self._gate.reload())
         else:
             claimed = await claim
         if not claimed:
-            first: Claim = await self._claims.get.aio(str(group))
-            return Answer(0, [], "its container died").pack() if first[0] == mine[0] else b""
+            first: Claim = tuple(await self._claims.get.aio(str(group)))
+            # If Modal's answer was lost the client has asked again, and what was in the way is our own.
+            if first != mine or group in self._begun:
+                return Answer(0, [], "its container died").pack() if first[0] == mine[0] else b""
+        self._begun.append(group)
+        return None
+
+    async def _run(self, parcel: Parcel) -> bytes:
+        """Run a group that is claimed; returns what comes of it."""
+        packed, head, _, keep = marshal.loads(parcel.message[0])
+        group, flow, _, count, _ = packed
         message = parcel.message
+        frames: Frames = []
         if parcel.constant:
-            message = [message[0], *await self._constant(parcel), *message[1:]]
+            frames = self._programs.get(flow) or await self._fetch(parcel.constant)
+            message = [message[0], *frames, *message[1:]]
         if keep:
-            self._remember(flow)
+            self._remember(flow, frames)
         stream = head is not None and head[1] == "stream"
         after = 0.0 if stream else ORDERS_AFTER if count > 1 else LONE_ORDERS_AFTER
         obedience = self._loop.call_later(after, self._listen, group, flow)
@@ -89,7 +118,7 @@ class Host:
             if (listening := self._listening.pop(group, None)) is not None:
                 listening.cancel()
         if self._gate.passed:
-            await self._volume.commit.aio()  # type: ignore[no-untyped-call]
+            await self._gate.commit()
         return answer.pack()
 
     def _respond(self, message: Frames) -> asyncio.Future[list[Answer]]:
@@ -111,20 +140,21 @@ class Host:
         self._responder.close()
         self._gate.close()
 
-    def _remember(self, flow: str) -> None:
-        self._programs[flow] = None
+    def _remember(self, flow: str, frames: Frames) -> None:
+        self._programs[flow] = frames
         self._programs.move_to_end(flow)
         while len(self._programs) > MOST_PROGRAMS:
             self._relay.forget(self._programs.popitem(last=False)[0])
 
-    async def _constant(self, parcel: Parcel) -> Frames:
-        path = self._mount / parcel.constant
-        if not path.exists():
-            await self._gate.reload()
-        return await asyncio.to_thread(self._map, path)
+    async def _fetch(self, path: str) -> Frames:
+        """The frames of a program that is in the volume.
 
-    def _map(self, path: Path) -> Frames:
-        with path.open("rb") as file:
+        Not from where it is mounted: an open file would keep it from being reloaded, and a new one is not there before.
+        """
+        with tempfile.TemporaryFile() as file:
+            async for part in self._volume.read_file.aio(path):
+                file.write(part)
+            file.flush()
             memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         return split_frames(memoryview(memory), writable=False)
 

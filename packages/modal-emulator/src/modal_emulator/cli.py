@@ -166,6 +166,9 @@ def parse_token(
     " on this machine cannot see.",
 )
 @click.option("--url-seconds", type=click.FloatRange(min=0), default=3600.0, hidden=True)
+@click.option("--reload-seconds", type=click.FloatRange(min=0), default=0.0, hidden=True)
+@click.option("--commits-reload", is_flag=True, hidden=True)
+@click.option("--lost-answer", "lost_answers", multiple=True, hidden=True)
 # How the class Emulator uses this command: a JSON line when it is ready, and the end when standard input ends.
 @click.option("--attached", is_flag=True, hidden=True)
 @click.option("--work", type=FOLDER, hidden=True)
@@ -180,6 +183,9 @@ def serve_command(
     skip_apt: bool,
     share: tuple[Path, ...],
     url_seconds: float,
+    reload_seconds: float,
+    commits_reload: bool,
+    lost_answers: tuple[str, ...],
     prices: dict[str, float],
     heartbeat_limit: float,
     token: tuple[str, str] | None,
@@ -213,6 +219,9 @@ def serve_command(
             skip_apt=skip_apt,
             share=tuple(folder.absolute() for folder in share),
             url_seconds=url_seconds,
+            reload_seconds=reload_seconds,
+            commits_reload=commits_reload,
+            lost_answers=lost_answers,
             prices=prices,
             heartbeat_limit=heartbeat_limit,
         )

@@ -48,6 +48,11 @@ class Emulator:
         prices: what an hour of a core ("cpu"), of a GiB ("memory") and of a GPU ("gpu") costs in billing reports.
         url_seconds: how long the URLs of blobs and of volumes' files are valid.
         heartbeat_limit: seconds after which the apps of a client that is silent are ended; it says something every 15.
+        reload_seconds: for how long, at least, a volume is empty for a container that reloads it. At Modal that may be
+            long, and here it is so short that hardly a program notices. No container starts meanwhile.
+        commits_reload: have the client reload a volume after each commit, as Modal may; that fails if files are open.
+        lost_answers: names of RPCs. The first answer to each container is lost: what it asked for is done, and its
+            client does not know.
         start_timeout: seconds that a start may take.
     """
 
@@ -66,6 +71,9 @@ class Emulator:
         prices: Mapping[str, float] = MappingProxyType({}),
         url_seconds: float = 3600,
         heartbeat_limit: float = 60.0,
+        reload_seconds: float = 0.0,
+        commits_reload: bool = False,
+        lost_answers: Sequence[str] = (),
         start_timeout: float = 60.0,
     ) -> None:
         options = [
@@ -73,16 +81,23 @@ class Emulator:
             f"--isolation={isolation}",
             f"--url-seconds={url_seconds}",
             f"--heartbeat-limit={heartbeat_limit}",
+            f"--reload-seconds={reload_seconds}",
         ]
         # The server's working directory is not this process's.
         options += [f"--state={Path(state).absolute()}"] if state is not None else []
         options += [f"--cache={Path(cache).absolute()}"] if cache is not None else []
         options += [
             option
-            for option, on in {"--tls": tls, "--lenient": lenient, "--skip-apt": skip_apt}.items()
+            for option, on in {
+                "--tls": tls,
+                "--lenient": lenient,
+                "--skip-apt": skip_apt,
+                "--commits-reload": commits_reload,
+            }.items()
             if on
         ]
         options += [f"--share={Path(folder).absolute()}" for folder in share]
+        options += [f"--lost-answer={name}" for name in lost_answers]
         options += [f"--price={name}={amount}" for name, amount in prices.items()]
         self._options = options
         self._token = token

@@ -99,7 +99,7 @@ class ControlPlane:
             self.calls,
             self.containers,
         )
-        self.router = Router(self.services, lenient=settings.lenient)
+        self.router = Router(self.services, lenient=settings.lenient, lost=settings.lost_answers)
         self._started: list[Service] = []
         self._server: Server | None = None
 

@@ -12,7 +12,7 @@ import inspect
 import logging
 import math
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -124,14 +124,19 @@ def fail(status: Status, message: str) -> NoReturn:
 class Router:
     """The table of all RPCs of Modal's protocol for grpclib, over the handlers of our services.
 
+    Args:
+        lost: RPCs whose first answer to each container is lost: they are done, and that is not known there.
+
     Attributes:
         handlers: what is there, by the RPC's name.
         counts: how often each RPC was called.
         strangers: handlers of RPCs that the protocol does not have.
     """
 
-    def __init__(self, services: Iterable[object], *, lenient: bool) -> None:
+    def __init__(self, services: Iterable[object], *, lenient: bool, lost: Collection[str] = ()) -> None:
         self.lenient = lenient
+        self._lost = lost
+        self._losers: set[tuple[str, str]] = set()
         self.handlers: dict[str, Callable[[Any, Caller], Any]] = {}
         self.counts: dict[str, int] = {}
         self.strangers: list[str] = []
@@ -177,7 +182,10 @@ class Router:
                     async for message in answer:
                         await stream.send_message(message)
                 else:
-                    await stream.send_message(await answer)
+                    response = await answer
+                    if name in self._lost:
+                        self._lose(name, caller)
+                    await stream.send_message(response)
             except GRPCError as exc:
                 if exc.message is not None and len(exc.message) > LONGEST_MESSAGE:
                     raise GRPCError(exc.status, exc.message[:LONGEST_MESSAGE] + "…", exc.details) from None
@@ -195,6 +203,11 @@ class Router:
                 ) from exc
 
         return handle
+
+    def _lose(self, name: str, caller: Caller) -> None:
+        if caller.container is not None and (name, caller.container.id) not in self._losers:
+            self._losers.add((name, caller.container.id))
+            fail(Status.UNAVAILABLE, "the answer is lost on its way")
 
     def _check(self, message: Message, path: str) -> None:
         """Refuse what is set in `message` and would have no effect, and numbers that are none."""

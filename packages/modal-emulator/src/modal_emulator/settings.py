@@ -30,6 +30,9 @@ class Settings:
         share: folders that every container sees, and may write to, under the paths that they have here.
         prices: what an hour of a core ("cpu"), of a GiB ("memory") and of a GPU ("gpu") costs; nothing if not given.
         heartbeat_limit: seconds without a heartbeat after which a client is gone; it sends one every 15.
+        reload_seconds: for how long, at least, a volume is empty for a container that reloads it, with namespaces.
+        commits_reload: have the client reload a volume after each commit in a container.
+        lost_answers: RPCs whose first answer to each container is lost.
     """
 
     work: Path
@@ -46,6 +49,9 @@ class Settings:
     share: tuple[Path, ...] = ()
     prices: Mapping[str, float] = field(default_factory=dict)
     heartbeat_limit: float = 60.0
+    reload_seconds: float = 0.0
+    commits_reload: bool = False
+    lost_answers: tuple[str, ...] = ()
     workspace: str = "emulator"
 
     @property

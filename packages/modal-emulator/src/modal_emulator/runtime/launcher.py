@@ -22,6 +22,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 import traceback
 from typing import Any, NoReturn
 
@@ -603,6 +604,7 @@ def remount(pid: int, message: dict[str, Any]) -> None:
     os.chdir("/")
     target = os.fsencode(beneath("/", message["target"]))
     check(libc.umount2(target, 0), "umount")
+    time.sleep(message["absent"])
     check(libc.syscall(SYS_MOVE_MOUNT, mounted, b"", AT_FDCWD, target, MOVE_MOUNT_F_EMPTY_PATH), "move_mount")
 
 

@@ -173,17 +173,21 @@ class _Pipe:
 class Launcher:
     """The process that containers are forked from, as seen from here; `launcher.py` is the other end.
 
+    Args:
+        absent: seconds for which nothing is mounted while an overlay takes the place of another.
+
     Attributes:
         full: whether containers have all user ids, or only root's.
     """
 
-    def __init__(self, scratch: Path, mode: str) -> None:
+    def __init__(self, scratch: Path, mode: str, absent: float = 0.0) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket = ours
         self._ids = 0
         self._started: dict[int, asyncio.Future[int]] = {}
         self._ended: dict[int, asyncio.Future[int]] = {}
         self._remounts: dict[int, asyncio.Future[None]] = {}
+        self._absent = absent
         self._loop: asyncio.AbstractEventLoop | None = None
         self._gone = False
         folder = Path(tempfile.mkdtemp(dir=scratch, prefix="probe-"))
@@ -325,7 +329,7 @@ class Launcher:
     async def remount(self, container: int, overlay: dict[str, Any]) -> None:
         call = self.new_id()
         future = self._remounts[call] = asyncio.get_running_loop().create_future()
-        await self._send({"op": "remount", "id": container, "call": call, **overlay})
+        await self._send({"op": "remount", "id": container, "call": call, "absent": self._absent, **overlay})
         await future
 
     async def _send(self, message: dict[str, Any], rights: list[Any] | None = None) -> None:

@@ -41,7 +41,7 @@ class NamespacesRuntime(Runtime):
         self._work.mkdir(parents=True)
         self.cache = LayerCache(settings.cache / "namespaces")
         self.cgroups = Cgroups()
-        self.launcher = Launcher(settings.cache, "namespaces")
+        self.launcher = Launcher(settings.cache, "namespaces", settings.reload_seconds)
         self.identity = f"{VERSION} {host_identity()} {self.launcher.full}"
         self._tops = system_tops()
         self._numbers = 0

@@ -197,7 +197,7 @@ class VolumeService(Service):
             fail(Status.FAILED_PRECONDITION, "a volume can be committed only in a container that mounts it")
         await caller.container.attachment.commit(request.volume_id)
         # What a container sees changes when it reloads: then files must not be open, and may be for a commit.
-        return api_pb2.VolumeCommitResponse(skip_reload=True)
+        return api_pb2.VolumeCommitResponse(skip_reload=not self.plane.settings.commits_reload)
 
     @rpc(reads="volume_id")
     async def volume_reload(self, request: api_pb2.VolumeReloadRequest, caller: Caller) -> Empty:
