@@ -29,6 +29,7 @@ class Settings:
         skip_apt: go on without Debian packages that cannot be had.
         share: folders that every container sees, and may write to, under the paths that they have here.
         prices: what an hour of a core ("cpu"), of a GiB ("memory") and of a GPU ("gpu") costs; nothing if not given.
+        pending_limit: inputs of a function that may wait for a container; `.spawn` has a limit of its own.
         heartbeat_limit: seconds without a heartbeat after which a client is gone; it sends one every 15.
     """
 
@@ -45,6 +46,7 @@ class Settings:
     skip_apt: bool = False
     share: tuple[Path, ...] = ()
     prices: Mapping[str, float] = field(default_factory=dict)
+    pending_limit: int = 2000
     heartbeat_limit: float = 60.0
     workspace: str = "emulator"
 

@@ -152,6 +152,10 @@ class ContainerService(Service):
     def app_of(self, task_id: str) -> str:
         return self._task(task_id).function.app_id
 
+    def pending(self, function: Function) -> deque[Input]:
+        """The inputs of a function that wait for a container, and some that do not any more: those have a result."""
+        return self._pool(function).pending
+
     def has_backlog(self, function: Function) -> bool:
         """Whether inputs of a function wait for a container."""
         return bool(self._pool(function).pending)
