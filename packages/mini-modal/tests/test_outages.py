@@ -307,3 +307,98 @@ def command_lines() -> list[list[str]]:
         with contextlib.suppress(OSError):
             lines.append(path.read_text(errors="replace").split("\0")[:-1])
     return lines
+
+
+# --- more than Modal takes at a time ---
+
+FULL = """
+    import logging
+    import os
+    import sys
+    import time
+    import mini
+    from mini_modal import ModalApparatus
+
+    logging.basicConfig(stream=sys.stdout, format="%(message)s")
+
+    def square(x):
+        if x == 0 and HELD:
+            time.sleep(600)
+        return x * x
+
+    try:
+        with ModalApparatus("full", max_workers=WORKERS).w(progress=False, chunk=1) as app:
+            for result in app.map(square, range(24), return_exceptions=True):
+                print(result)
+    finally:
+        print("end")
+"""
+
+
+@pytest.fixture(scope="module")
+def full() -> Iterator[Emulator]:
+    """A control plane where one input of a function may wait for a container."""
+    with Emulator(pending_limit=1) as emulator:
+        yield emulator
+
+
+def test_a_map_waits_while_modal_takes_no_more_calls(full: Emulator, tmp_path: Path) -> None:
+    text = FULL.replace("HELD", "False").replace("WORKERS", "3")
+    with Script(tmp_path, text, full.environ) as script:
+        assert script.finish() == 0, script.err
+    told = [line for line in script.out if line.startswith("Modal limits how many calls may wait")]
+    assert len(told) == 1
+    assert [line for line in script.out if line not in told] == [*(str(x * x) for x in range(24)), "end"]
+
+
+def test_ctrl_c_ends_calls_that_modal_does_not_take(full: Emulator, tmp_path: Path) -> None:
+    text = FULL.replace("HELD", "True").replace("WORKERS", "3")
+    with Script(tmp_path, text, full.environ) as script:
+        assert script.line().startswith("Modal limits how many calls may wait")
+        script.interrupt()
+        assert script.finish(20) != 0
+    assert script.out[-1] == "end"
+    assert "KeyboardInterrupt" in "".join(script.err)
+
+
+ASKED = """
+    import logging
+    import time
+    from concurrent.futures import ThreadPoolExecutor
+    import modal
+    from mini_modal.asking import ask, this_client
+
+    app = modal.App("asked")
+    gate = modal.Queue.from_name("asked", create_if_missing=True)
+
+    @app.function(serialized=True, max_containers=1)
+    def held(x):
+        import modal
+        modal.Queue.from_name("asked").get()
+        return x
+
+    class Opener(logging.Handler):
+        def emit(self, record):
+            print(record.getMessage(), flush=True)
+            gate.put_many([True] * 3)
+
+    def wait_for(name):
+        while not getattr(held.get_current_stats(), name):
+            time.sleep(0.01)
+
+    logging.getLogger("mini").addHandler(Opener())
+    with app.run(client=this_client()), ThreadPoolExecutor() as threads:
+        gate.put(True)
+        held.remote(0)
+        first = threads.submit(held.remote, 1)
+        wait_for("num_running_inputs")
+        second = threads.submit(held.remote, 2)
+        wait_for("backlog")
+        print([ask(lambda: held.remote(3)), first.result(), second.result()], flush=True)
+"""
+
+
+def test_what_modal_refuses_for_now_is_asked_again(full: Emulator, tmp_path: Path) -> None:
+    with Script(tmp_path, ASKED, full.environ) as script:
+        assert script.finish() == 0, script.err
+    assert script.out == ["Modal limits how fast it is asked; it is asked again", "[3, 1, 2]"]

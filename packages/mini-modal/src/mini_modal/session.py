@@ -218,14 +218,14 @@ class Session:
         self._answered(group, answer)
 
     async def _ask(self, call: Any, group: int, data: bytes) -> bytes | None:
-        """Have a container run a group, once, even if Modal cannot be reached for a while meanwhile.
+        """Have a container run a group, once, even if Modal cannot be reached or has no room for it meanwhile.
 
         None if it was taken back before one had it.
         """
         import modal
 
         claim: Claim | None = None
-        attempts = Attempts(self._patience)
+        attempts = Attempts(self._patience, room=True)
         while True:
             try:
                 if claim is None:
