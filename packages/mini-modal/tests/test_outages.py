@@ -68,13 +68,19 @@ def modal(place: Place, *arguments: str) -> list[dict[str, str]]:
 
 # --- memory: what Modal itself makes of a container that has too little, nobody has seen yet ---
 
+LITTLE = {"memory": (300, 300)}
+
+
+def test_a_call_may_take_more_memory_than_is_reserved_for_it(app: ModalApparatus) -> None:
+    assert app.w(memory=300).run(lambda: len(bytes(range(256)) * (700 << 12))) == 700 << 20
+
 
 def test_a_call_that_takes_more_memory_than_there_is_says_so(app: ModalApparatus, builder: Emulator) -> None:
     def greedy(x: int) -> int:
         taken = [bytearray(16 << 20) for _ in range(1000)] if x == 1 else []
         return len(taken) + x
 
-    outcomes = list(app.w(memory=300).map(greedy, range(3), return_exceptions=True))
+    outcomes = list(app.w(modal=LITTLE).map(greedy, range(3), return_exceptions=True))
     check_memory(app, outcomes)
 
 
@@ -87,7 +93,7 @@ def test_a_container_that_runs_out_of_memory_says_so(app: ModalApparatus, builde
             return len(taken)
         return x
 
-    outcomes = list(app.w(memory=300, chunk=1).map(greedy, range(3), return_exceptions=True))
+    outcomes = list(app.w(modal=LITTLE, chunk=1).map(greedy, range(3), return_exceptions=True))
     check_memory(app, outcomes)
 
 

@@ -44,6 +44,8 @@ MOST_SPAN, MOST_SPAN_WITH_GAPS = 1000, 49
 all of them are waited for, as few answers as may be had are enough."""
 NOT_PLAIN = frozenset({"image", "mounts", "network_file_systems", "proxy", "secrets", "volumes"})
 """Options of Modal's own that are made of objects, which the record of a group does not have."""
+PAIRS = frozenset({"cpu", "memory"})
+"""Those that may be two numbers."""
 RESOURCES = ("cpu", "memory", "gpu", "max_workers")
 """Options that an app is made with, of those that the record of a group has. `env` comes with the group's program."""
 
@@ -255,8 +257,14 @@ def options_of(group: GroupRecord, given: Options) -> Options:
     recorded = group.origin.options
     wanted = {name: recorded.get(name) for name in RESOURCES}
     wanted |= {name: value for name in RESOURCES if (value := getattr(given, name)) is not None}
-    native = {**recorded.get("native", {}).get("modal", {}), **given.native.get("modal", {})}
     own = given.native.get("modal", {})
+    kept = {
+        # A record has lists for tuples, which Modal tells apart: (request, limit).
+        name: tuple(value) if name in PAIRS and isinstance(value, list) else value
+        for name, value in recorded.get("native", {}).get("modal", {}).items()
+        if name not in RESOURCES or getattr(given, name) is None  # else it would hide what is given now
+    }
+    native = {**kept, **own}
     missing = [f"modal={{{name!r}: …}}" for name in sorted(NOT_PLAIN) if name in native and name not in own]
     if "image" in recorded and given.image is None:
         missing.append("image=…")
