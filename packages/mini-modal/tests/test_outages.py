@@ -278,6 +278,54 @@ def test_ctrl_c_leaves_nothing_running(place: Place, tmp_path: Path) -> None:
     wait_until(lambda: not [row for row in modal(place, "container", "list") if row["app_id"] in ids])
 
 
+WITH_A_CONSTANT = """
+    import os
+    import time
+    from mini_modal import ModalApparatus
+
+    data = os.urandom(1_000_000)
+    with ModalApparatus("killed", max_workers=1).w(progress=False, window=4) as app:
+        results = app.map(lambda i, data: data[i], range(10**9), kwargs={"data": data})
+        assert next(results) == data[0]
+        print("begin", flush=True)
+        while not os.path.exists("go"):
+            time.sleep(0.05)
+        assert [next(results) for _ in range(9)] == [*data[1:10]]
+        results.close()
+    print("end", flush=True)
+"""
+
+
+def test_what_a_killed_caller_leaves_in_the_volume_is_removed_by_the_next(tmp_path: Path) -> None:
+    folders = {name: tmp_path / name for name in ("runs", "killed", "next")}
+    for folder in folders.values():
+        folder.mkdir()
+    with Emulator(heartbeat_limit=2) as emulator:
+        environ = {**emulator.environ, "MODAL_HEARTBEAT_INTERVAL": "0.2"}
+        there = Place.of(emulator)
+
+        def constants() -> set[str]:
+            rows = modal(there, "volume", "ls", "mini-killed", "/.mini-constants")
+            return {row["filename"] for row in rows}
+
+        with Script(folders["runs"], WITH_A_CONSTANT, environ) as runs:
+            assert runs.line() == "begin"
+            needed = constants()
+            with Script(folders["killed"], WITH_A_CONSTANT, environ) as killed:
+                assert killed.line() == "begin"
+            left = constants() - needed
+            assert (len(needed), len(left)) == (1, 1)
+            wait_until(lambda: [row["state"] for row in modal(there, "app", "list")].count("stopped") == 1)
+            with Script(folders["next"], WITH_A_CONSTANT, environ) as after:
+                assert after.line() == "begin"
+                wait_until(lambda: not left & constants())
+                assert needed < constants()
+                for script, name in ((after, "next"), (runs, "runs")):
+                    (folders[name] / "go").touch()
+                    assert script.finish() == 0, script.err
+        assert constants() == set()
+
+
 BUILDING = """
     import modal
     from mini_modal import ModalApparatus

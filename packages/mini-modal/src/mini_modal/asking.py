@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,7 +17,7 @@ from .patience import OUTAGE_SECONDS, PAUSE_SECONDS, is_full, is_gone, pause_bef
 if TYPE_CHECKING:
     import modal
 
-__all__ = ["Missing", "ask", "gather", "in_client", "our_error", "patiently", "this_client"]
+__all__ = ["Missing", "are_running", "ask", "gather", "in_client", "our_error", "patiently", "this_client"]
 
 T = TypeVar("T")
 log = logging.getLogger("mini")
@@ -142,3 +142,19 @@ async def gather(questions: Iterable[Awaitable[T]]) -> list[T]:
             return await question
 
     return await asyncio.gather(*map(one, questions))
+
+
+async def are_running(client: Any, apps: Sequence[str]) -> list[bool]:
+    """Whether each of some apps runs; in the thread of Modal's client."""
+    from modal.exception import NotFoundError
+    from modal_proto import api_pb2
+
+    async def one(app: str) -> bool:
+        try:
+            answer = await client._stub.AppGetLifecycle(api_pb2.AppGetLifecycleRequest(app_id=app))
+        except NotFoundError:
+            return False
+        stopped = (api_pb2.APP_STATE_STOPPED, api_pb2.APP_STATE_STOPPING)
+        return answer.lifecycle.app_state not in stopped
+
+    return await gather(map(one, apps))

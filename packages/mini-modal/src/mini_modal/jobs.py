@@ -28,7 +28,7 @@ from mini.jobboard import Bill, JobHost, Select
 from mini.jobrecord import Claimed, GroupRecord, JobStatus, Worker, from_json
 from mini.options import Options
 
-from .asking import Missing, ask, gather, in_client, our_error, this_client
+from .asking import Missing, are_running, ask, gather, in_client, our_error, this_client
 from .jobstore import STARTERS, CallRecord, ModalJobStore
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ class ModalJobHost(JobHost):
         apps = [mark.removeprefix(STARTERS) for mark in marks]
         if not apps:
             return False
-        running = ask(lambda: in_client(_running)(this_client() or _from_env(), apps))
+        running = ask(lambda: in_client(are_running)(this_client() or _from_env(), apps))
         for mark, runs in zip(marks, running, strict=True):
             if not runs:
                 self._store.index.pop(mark)
@@ -325,22 +325,6 @@ async def _cancel(client: Any, calls: Sequence[str]) -> None:
     requests = [api_pb2.FunctionCallCancelRequest(function_call_id=call) for call in calls]
     with contextlib.suppress(Missing):
         await gather(client._stub.FunctionCallCancel(request) for request in requests)
-
-
-async def _running(client: Any, apps: Sequence[str]) -> list[bool]:
-    """Whether each of some apps runs."""
-    from modal.exception import NotFoundError
-    from modal_proto import api_pb2
-
-    async def one(app: str) -> bool:
-        try:
-            answer = await client._stub.AppGetLifecycle(api_pb2.AppGetLifecycleRequest(app_id=app))
-        except NotFoundError:
-            return False
-        stopped = (api_pb2.APP_STATE_STOPPED, api_pb2.APP_STATE_STOPPING)
-        return answer.lifecycle.app_state not in stopped
-
-    return await gather(map(one, apps))
 
 
 async def _ended(client: Any, spans: Sequence[tuple[str, int, int]]) -> list[list[int] | None]:
