@@ -8,7 +8,7 @@ from pathlib import Path
 
 import mini
 import pytest
-from mini.jobrecord import GroupRecord, Origin
+from mini.jobrecord import GroupRecord, Origin, from_json, to_json
 from mini.options import Options
 from mini_modal import ModalApparatus
 from mini_modal.jobs import MOST_SPAN, MOST_SPAN_WITH_GAPS, _spans, options_of
@@ -59,6 +59,14 @@ def test_native_options_of_the_launch_hold_if_they_are_plain() -> None:
     given = Options(native={"modal": {"secrets": ["mine"], "region": "us"}})
     found = options_of(group_with(launched), given)
     assert found.native["modal"] == {"region": "us", "scaledown_window": 300, "secrets": ["mine"]}
+
+
+def test_limits_of_the_launch_hold_unless_something_else_is_asked_for() -> None:
+    launched = group_with(Options(native={"modal": {"cpu": (1.0, 2.0), "memory": (512, 1024)}}))
+    recorded = from_json(GroupRecord, to_json(launched))
+    assert options_of(recorded, Options()).native["modal"] == {"cpu": (1.0, 2.0), "memory": (512, 1024)}
+    found = options_of(recorded, Options(memory=2048))
+    assert (found.memory, found.native["modal"]) == (2048, {"cpu": (1.0, 2.0)})
 
 
 def test_an_image_of_ones_own_has_to_be_given_again() -> None:

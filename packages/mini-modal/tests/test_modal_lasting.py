@@ -268,3 +268,16 @@ def test_a_large_group_is_a_small_copy(app: ModalApparatus) -> None:
     assert states(app, "large") == [DONE] * count
     assert time.monotonic() - began < 10
     opened(app).remove("large")
+
+
+def test_more_jobs_than_a_volume_should_have_files_are_warned_of(
+    app: ModalApparatus, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = opened(app)
+    new_group(store, "some", 50_000)
+    assert not caplog.messages
+    new_group(store, "many", 50_001)
+    (told,) = caplog.messages
+    assert "50001 jobs" in told
+    for id in ("some", "many"):
+        store.remove(id)

@@ -68,13 +68,19 @@ def modal(place: Place, *arguments: str) -> list[dict[str, str]]:
 
 # --- memory: what Modal itself makes of a container that has too little, nobody has seen yet ---
 
+LITTLE = {"memory": (300, 300)}
+
+
+def test_a_call_may_take_more_memory_than_is_reserved_for_it(app: ModalApparatus) -> None:
+    assert app.w(memory=300).run(lambda: len(bytes(range(256)) * (700 << 12))) == 700 << 20
+
 
 def test_a_call_that_takes_more_memory_than_there_is_says_so(app: ModalApparatus, builder: Emulator) -> None:
     def greedy(x: int) -> int:
         taken = [bytearray(16 << 20) for _ in range(1000)] if x == 1 else []
         return len(taken) + x
 
-    outcomes = list(app.w(memory=300).map(greedy, range(3), return_exceptions=True))
+    outcomes = list(app.w(modal=LITTLE).map(greedy, range(3), return_exceptions=True))
     check_memory(app, outcomes)
 
 
@@ -87,7 +93,7 @@ def test_a_container_that_runs_out_of_memory_says_so(app: ModalApparatus, builde
             return len(taken)
         return x
 
-    outcomes = list(app.w(memory=300, chunk=1).map(greedy, range(3), return_exceptions=True))
+    outcomes = list(app.w(modal=LITTLE, chunk=1).map(greedy, range(3), return_exceptions=True))
     check_memory(app, outcomes)
 
 
@@ -281,6 +287,54 @@ def test_ctrl_c_leaves_nothing_running(place: Place, tmp_path: Path) -> None:
     wait_until(lambda: not [row for row in modal(place, "container", "list") if row["app_id"] in ids])
 
 
+WITH_A_CONSTANT = """
+    import os
+    import time
+    from mini_modal import ModalApparatus
+
+    data = os.urandom(1_000_000)
+    with ModalApparatus("killed", max_workers=1).w(progress=False, window=4) as app:
+        results = app.map(lambda i, data: data[i], range(10**9), kwargs={"data": data})
+        assert next(results) == data[0]
+        print("begin", flush=True)
+        while not os.path.exists("go"):
+            time.sleep(0.05)
+        assert [next(results) for _ in range(9)] == [*data[1:10]]
+        results.close()
+    print("end", flush=True)
+"""
+
+
+def test_what_a_killed_caller_leaves_in_the_volume_is_removed_by_the_next(tmp_path: Path) -> None:
+    folders = {name: tmp_path / name for name in ("runs", "killed", "next")}
+    for folder in folders.values():
+        folder.mkdir()
+    with Emulator(heartbeat_limit=2) as emulator:
+        environ = {**emulator.environ, "MODAL_HEARTBEAT_INTERVAL": "0.2"}
+        there = Place.of(emulator)
+
+        def constants() -> set[str]:
+            rows = modal(there, "volume", "ls", "mini-killed", "/.mini-constants")
+            return {row["filename"] for row in rows}
+
+        with Script(folders["runs"], WITH_A_CONSTANT, environ) as runs:
+            assert runs.line() == "begin"
+            needed = constants()
+            with Script(folders["killed"], WITH_A_CONSTANT, environ) as killed:
+                assert killed.line() == "begin"
+            left = constants() - needed
+            assert (len(needed), len(left)) == (1, 1)
+            wait_until(lambda: [row["state"] for row in modal(there, "app", "list")].count("stopped") == 1)
+            with Script(folders["next"], WITH_A_CONSTANT, environ) as after:
+                assert after.line() == "begin"
+                wait_until(lambda: not left & constants())
+                assert needed < constants()
+                for script, name in ((after, "next"), (runs, "runs")):
+                    (folders[name] / "go").touch()
+                    assert script.finish() == 0, script.err
+        assert constants() == set()
+
+
 BUILDING = """
     import modal
     from mini_modal import ModalApparatus
@@ -316,3 +370,98 @@ def command_lines() -> list[list[str]]:
         with contextlib.suppress(OSError):
             lines.append(path.read_text(errors="replace").split("\0")[:-1])
     return lines
+
+
+# --- more than Modal takes at a time ---
+
+FULL = """
+    import logging
+    import os
+    import sys
+    import time
+    import mini
+    from mini_modal import ModalApparatus
+
+    logging.basicConfig(stream=sys.stdout, format="%(message)s")
+
+    def square(x):
+        if x == 0 and HELD:
+            time.sleep(600)
+        return x * x
+
+    try:
+        with ModalApparatus("full", max_workers=WORKERS).w(progress=False, chunk=1) as app:
+            for result in app.map(square, range(24), return_exceptions=True):
+                print(result)
+    finally:
+        print("end")
+"""
+
+
+@pytest.fixture(scope="module")
+def full() -> Iterator[Emulator]:
+    """A control plane where one input of a function may wait for a container."""
+    with Emulator(pending_limit=1) as emulator:
+        yield emulator
+
+
+def test_a_map_waits_while_modal_takes_no_more_calls(full: Emulator, tmp_path: Path) -> None:
+    text = FULL.replace("HELD", "False").replace("WORKERS", "3")
+    with Script(tmp_path, text, full.environ) as script:
+        assert script.finish() == 0, script.err
+    told = [line for line in script.out if line.startswith("Modal limits how many calls may wait")]
+    assert len(told) == 1
+    assert [line for line in script.out if line not in told] == [*(str(x * x) for x in range(24)), "end"]
+
+
+def test_ctrl_c_ends_calls_that_modal_does_not_take(full: Emulator, tmp_path: Path) -> None:
+    text = FULL.replace("HELD", "True").replace("WORKERS", "3")
+    with Script(tmp_path, text, full.environ) as script:
+        assert script.line().startswith("Modal limits how many calls may wait")
+        script.interrupt()
+        assert script.finish(20) != 0
+    assert script.out[-1] == "end"
+    assert "KeyboardInterrupt" in "".join(script.err)
+
+
+ASKED = """
+    import logging
+    import time
+    from concurrent.futures import ThreadPoolExecutor
+    import modal
+    from mini_modal.asking import ask, this_client
+
+    app = modal.App("asked")
+    gate = modal.Queue.from_name("asked", create_if_missing=True)
+
+    @app.function(serialized=True, max_containers=1)
+    def held(x):
+        import modal
+        modal.Queue.from_name("asked").get()
+        return x
+
+    class Opener(logging.Handler):
+        def emit(self, record):
+            print(record.getMessage(), flush=True)
+            gate.put_many([True] * 3)
+
+    def wait_for(name):
+        while not getattr(held.get_current_stats(), name):
+            time.sleep(0.01)
+
+    logging.getLogger("mini").addHandler(Opener())
+    with app.run(client=this_client()), ThreadPoolExecutor() as threads:
+        gate.put(True)
+        held.remote(0)
+        first = threads.submit(held.remote, 1)
+        wait_for("num_running_inputs")
+        second = threads.submit(held.remote, 2)
+        wait_for("backlog")
+        print([ask(lambda: held.remote(3)), first.result(), second.result()], flush=True)
+"""
+
+
+def test_what_modal_refuses_for_now_is_asked_again(full: Emulator, tmp_path: Path) -> None:
+    with Script(tmp_path, ASKED, full.environ) as script:
+        assert script.finish() == 0, script.err
+    assert script.out == ["Modal limits how fast it is asked; it is asked again", "[3, 1, 2]"]

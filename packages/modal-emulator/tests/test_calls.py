@@ -9,6 +9,7 @@ from typing import Any
 import program
 import pytest
 from covers import covers
+from modal_emulator import Emulator
 
 # A whole program runs before the first test, on machines that may have much else to do.
 pytestmark = pytest.mark.timeout(600)
@@ -81,3 +82,13 @@ def test_a_container_has_no_token(said: dict[str, Any]) -> None:
 
 def test_programs_leave_nothing_undone(said: dict[str, Any]) -> None:
     assert set(CALLS) | {"surroundings"} == set(said)
+
+
+@covers("FunctionMap", "FunctionPutInputs")
+def test_no_more_inputs_wait_for_a_container_than_may() -> None:
+    if program.LIVE:
+        pytest.skip("Modal's limit is larger")
+    with Emulator(pending_limit=2) as emulator:
+        said = program.run("backlog.py", emulator.environ).check()
+    assert "2 inputs of held wait for a container, of 2 that may" in said.pop("refused")
+    assert said == {"taken": [0, 1, 2], "spawned": 4, "map": [*range(20)]}

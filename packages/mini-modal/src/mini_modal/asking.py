@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mini import BackendUnavailable, MiniError, OptionError
 
-from .patience import OUTAGE_SECONDS, PAUSE_SECONDS, is_gone
+from .patience import OUTAGE_SECONDS, PAUSE_SECONDS, is_full, is_gone, pause_before
 
 if TYPE_CHECKING:
     import modal
 
-__all__ = ["Missing", "ask", "gather", "in_client", "our_error", "patiently", "this_client"]
+__all__ = ["Missing", "are_running", "ask", "gather", "in_client", "our_error", "patiently", "this_client"]
 
 T = TypeVar("T")
 log = logging.getLogger("mini")
@@ -32,6 +33,8 @@ class Missing(LookupError):
 def ask(work: Callable[[], T]) -> T:
     """Call what blocks in Modal's client, in a thread without an event loop.
 
+    It is called again, for a minute, when Modal refuses it because there is too much of something for now.
+
     Raises:
         Missing: Modal does not have what was asked for.
         AuthError, BackendUnavailable, OptionError: see `our_error`.
@@ -46,6 +49,21 @@ def ask(work: Callable[[], T]) -> T:
 
 
 def _told(work: Callable[[], T]) -> T:
+    began = time.monotonic()
+    for attempt in itertools.count():
+        try:
+            return _tried(work)
+        except Exception as exc:
+            cause = exc.__cause__
+            if cause is None or not is_full(cause) or time.monotonic() - began > OUTAGE_SECONDS:
+                raise
+        if attempt == 0:
+            log.warning("Modal limits how fast it is asked; it is asked again")
+        time.sleep(pause_before(attempt))
+    raise AssertionError("a count does not end")
+
+
+def _tried(work: Callable[[], T]) -> T:
     try:
         return work()
     except (MiniError, FileExistsError):
@@ -124,3 +142,19 @@ async def gather(questions: Iterable[Awaitable[T]]) -> list[T]:
             return await question
 
     return await asyncio.gather(*map(one, questions))
+
+
+async def are_running(client: Any, apps: Sequence[str]) -> list[bool]:
+    """Whether each of some apps runs; in the thread of Modal's client."""
+    from modal.exception import NotFoundError
+    from modal_proto import api_pb2
+
+    async def one(app: str) -> bool:
+        try:
+            answer = await client._stub.AppGetLifecycle(api_pb2.AppGetLifecycleRequest(app_id=app))
+        except NotFoundError:
+            return False
+        stopped = (api_pb2.APP_STATE_STOPPED, api_pb2.APP_STATE_STOPPING)
+        return answer.lifecycle.app_state not in stopped
+
+    return await gather(map(one, apps))

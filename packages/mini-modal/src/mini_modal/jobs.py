@@ -28,7 +28,7 @@ from mini.jobboard import Bill, JobHost, Select
 from mini.jobrecord import Claimed, GroupRecord, JobStatus, Worker, from_json
 from mini.options import Options
 
-from .asking import Missing, ask, gather, in_client, our_error, this_client
+from .asking import Missing, are_running, ask, gather, in_client, our_error, this_client
 from .jobstore import STARTERS, CallRecord, ModalJobStore
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ MOST_SPAN, MOST_SPAN_WITH_GAPS = 1000, 49
 all of them are waited for, as few answers as may be had are enough."""
 NOT_PLAIN = frozenset({"image", "mounts", "network_file_systems", "proxy", "secrets", "volumes"})
 """Options of Modal's own that are made of objects, which the record of a group does not have."""
+PAIRS = frozenset({"cpu", "memory"})
+"""Those that may be two numbers."""
 RESOURCES = ("cpu", "memory", "gpu", "max_workers")
 """Options that an app is made with, of those that the record of a group has. `env` comes with the group's program."""
 
@@ -225,7 +227,7 @@ class ModalJobHost(JobHost):
         apps = [mark.removeprefix(STARTERS) for mark in marks]
         if not apps:
             return False
-        running = ask(lambda: in_client(_running)(this_client() or _from_env(), apps))
+        running = ask(lambda: in_client(are_running)(this_client() or _from_env(), apps))
         for mark, runs in zip(marks, running, strict=True):
             if not runs:
                 self._store.index.pop(mark)
@@ -255,8 +257,14 @@ def options_of(group: GroupRecord, given: Options) -> Options:
     recorded = group.origin.options
     wanted = {name: recorded.get(name) for name in RESOURCES}
     wanted |= {name: value for name in RESOURCES if (value := getattr(given, name)) is not None}
-    native = {**recorded.get("native", {}).get("modal", {}), **given.native.get("modal", {})}
     own = given.native.get("modal", {})
+    kept = {
+        # A record has lists for tuples, which Modal tells apart: (request, limit).
+        name: tuple(value) if name in PAIRS and isinstance(value, list) else value
+        for name, value in recorded.get("native", {}).get("modal", {}).items()
+        if name not in RESOURCES or getattr(given, name) is None  # else it would hide what is given now
+    }
+    native = {**kept, **own}
     missing = [f"modal={{{name!r}: …}}" for name in sorted(NOT_PLAIN) if name in native and name not in own]
     if "image" in recorded and given.image is None:
         missing.append("image=…")
@@ -317,22 +325,6 @@ async def _cancel(client: Any, calls: Sequence[str]) -> None:
     requests = [api_pb2.FunctionCallCancelRequest(function_call_id=call) for call in calls]
     with contextlib.suppress(Missing):
         await gather(client._stub.FunctionCallCancel(request) for request in requests)
-
-
-async def _running(client: Any, apps: Sequence[str]) -> list[bool]:
-    """Whether each of some apps runs."""
-    from modal.exception import NotFoundError
-    from modal_proto import api_pb2
-
-    async def one(app: str) -> bool:
-        try:
-            answer = await client._stub.AppGetLifecycle(api_pb2.AppGetLifecycleRequest(app_id=app))
-        except NotFoundError:
-            return False
-        stopped = (api_pb2.APP_STATE_STOPPED, api_pb2.APP_STATE_STOPPING)
-        return answer.lifecycle.app_state not in stopped
-
-    return await gather(map(one, apps))
 
 
 async def _ended(client: Any, spans: Sequence[tuple[str, int, int]]) -> list[list[int] | None]:

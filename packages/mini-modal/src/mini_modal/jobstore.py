@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import time
 from bisect import bisect_right
 from collections import defaultdict
@@ -49,6 +50,8 @@ from .lasting import Copies, Copy
 
 __all__ = ["CallRecord", "ModalJobStore", "place_of"]
 
+log = logging.getLogger("mini")
+
 PACK_BYTES, PACK_INPUTS = 32 << 20, 4096
 """Inputs are kept together in files, of so much at most unless a single one has more."""
 MOST_KNOWN = 100_000
@@ -59,6 +62,8 @@ OLD_SECONDS = 6 * 24 * 3600.0
 """Age from which on Modal may have forgotten some entries of a group. It does after a week without use."""
 PUT_AT_ONCE = 2000
 """Entries of a group that are put back with one request."""
+MOST_FILES = 50_000
+"""Up to so many files, Modal says, a volume of this kind works well. Each job makes one, or two."""
 GROUPS = "groups/"
 STARTERS = "starters/"
 MOST_CHUNKS = 64
@@ -141,6 +146,13 @@ class ModalJobStore(JobStore):
     def create(
         self, group: GroupRecord, records: Sequence[JobRecord], program: bytes, inputs: Sequence[bytes]
     ) -> None:
+        if group.size > MOST_FILES:
+            log.warning(
+                "each of these %d jobs leaves a file in the volume, and Modal advises against more than %d; "
+                "have each job take many inputs, and remove launches that are done with",
+                group.size,
+                MOST_FILES,
+            )
         packs = list(_packs(inputs))
         files = {f"{group.id}/program": program}
         for number, (start, end) in enumerate(itertools.pairwise([*packs, len(inputs)])):

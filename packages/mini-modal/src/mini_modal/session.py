@@ -10,9 +10,8 @@ import atexit
 import contextlib
 import hashlib
 import threading
-import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from mini import MiniError
 from mini.answering import Answer, News
 from mini.wire import join_frames
 
+from .asking import are_running, in_client
 from .messages import TAKEN_BACK, Claim, Order, Parcel, Setup
 from .patience import Attempts, Patience
 from .volume import RESERVED
@@ -105,8 +105,6 @@ class Session:
         """Groups that have been answered and may wait for news."""
         self._deaf: BaseException | None = None
         """Why there are no news any more."""
-        # Its own, so that it can be removed: another session may have the same constants.
-        self._folder = f"{CONSTANTS}/{uuid.uuid4().hex}"
         self._thread = threading.Thread(target=self._loop.run_forever, name="mini-modal", daemon=True)
         self._thread.start()
 
@@ -125,11 +123,11 @@ class Session:
         self._spawn(self._take_back(group))
 
     def constant_name(self, frames: list[Any]) -> str:
-        """The name in the volume of what a program's frames are."""
+        """The name of what a program's frames are, in the session's folder."""
         digest = hashlib.sha256()
         for frame in frames:
             digest.update(frame)
-        return f"{self._folder}/{digest.hexdigest()}"
+        return digest.hexdigest()
 
     def close(self) -> None:
         """End the app with its containers, and the thread. Idempotent."""
@@ -186,6 +184,8 @@ class Session:
         check_python(python_of(image))
         tell(f"the app is at {await page_of(app)}", definition.progress)
         self._client, self._orders, self._claims, self._volume = client, orders, claims, volume
+        # Its own, so that it can be removed: another session may have the same constants.
+        self._folder = f"{CONSTANTS}/{app.app_id}"
         listening = self._loop.create_task(self._listen(news))
         self._tasks.add(listening)
         return worker().call
@@ -199,6 +199,7 @@ class Session:
         try:
             call = await self._ready()
             if constant is not None:
+                parcel = replace(parcel, constant=f"{self._folder}/{parcel.constant}")
                 await self._upload(parcel.constant, constant)
             data = await self._ask(call, group, parcel.pack())
             if data is None:
@@ -218,14 +219,14 @@ class Session:
         self._answered(group, answer)
 
     async def _ask(self, call: Any, group: int, data: bytes) -> bytes | None:
-        """Have a container run a group, once, even if Modal cannot be reached for a while meanwhile.
+        """Have a container run a group, once, even if Modal cannot be reached or has no room for it meanwhile.
 
         None if it was taken back before one had it.
         """
         import modal
 
         claim: Claim | None = None
-        attempts = Attempts(self._patience)
+        attempts = Attempts(self._patience, room=True)
         while True:
             try:
                 if claim is None:
@@ -329,6 +330,8 @@ class Session:
     async def _upload(self, name: str, frames: Callable[[], list[Any]]) -> None:
         """Put what all calls of a map share into the volume, once."""
         if name not in self._constants:
+            if not self._constants:
+                self._spawn(self._tidy())
             put = self._patience.ask(partial(self._put, name, frames))
             self._constants[name] = self._loop.create_task(put)
         await asyncio.shield(self._constants[name])
@@ -338,6 +341,17 @@ class Session:
 
         async with self._volume.batch_upload.aio(force=True) as batch:
             batch.put_file(io.BytesIO(join_frames(frames())), name)
+
+    async def _tidy(self) -> None:
+        """Remove what sessions have left in the volume that were killed: their apps have ended."""
+        with contextlib.suppress(Exception):  # the next session does it
+            entries = await self._volume.listdir.aio(f"/{CONSTANTS}")
+            folders = {entry.path.rpartition("/")[2]: entry.path for entry in entries}
+            apps = [app for app in folders if app.startswith("ap-")]
+            running = await asyncio.to_thread(in_client(are_running), self._client, apps)
+            for app, runs in zip(apps, running, strict=True):
+                if not runs:
+                    await self._volume.remove_file.aio(folders[app], recursive=True)
 
     async def _close(self) -> None:
         tasks = [task for task in self._tasks if task is not asyncio.current_task()]

@@ -93,6 +93,14 @@ def server_options(function: F) -> F:
                 help="What an hour of a core (cpu), a GiB (memory) or a GPU (gpu) costs in reports. Default: 0.",
             ),
             click.option(
+                "--pending-limit",
+                default=2000,
+                type=click.IntRange(1),
+                show_default=True,
+                metavar="N",
+                help="Refuse inputs of a function of which so many wait for a container, as Modal does.",
+            ),
+            click.option(
                 "--heartbeat-limit",
                 default=60.0,
                 type=click.FloatRange(0.1),
@@ -187,6 +195,7 @@ def serve_command(
     commits_reload: bool,
     lost_answers: tuple[str, ...],
     prices: dict[str, float],
+    pending_limit: int,
     heartbeat_limit: float,
     token: tuple[str, str] | None,
     attached: bool,
@@ -223,6 +232,7 @@ def serve_command(
             commits_reload=commits_reload,
             lost_answers=lost_answers,
             prices=prices,
+            pending_limit=pending_limit,
             heartbeat_limit=heartbeat_limit,
         )
         return settings if cache is None else replace(settings, cache=cache.absolute())

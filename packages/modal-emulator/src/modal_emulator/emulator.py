@@ -46,6 +46,8 @@ class Emulator:
         skip_apt: go on without Debian packages that cannot be had.
         share: folders that every container sees, and may write to, under the paths that they have here.
         prices: what an hour of a core ("cpu"), of a GiB ("memory") and of a GPU ("gpu") costs in billing reports.
+        pending_limit: inputs of a function that may wait for a container, before more of them are refused as Modal
+            does, with RESOURCE_EXHAUSTED; those of `.spawn` may be a million.
         url_seconds: how long the URLs of blobs and of volumes' files are valid.
         heartbeat_limit: seconds after which the apps of a client that is silent are ended; it says something every 15.
         reload_seconds: for how long, at least, a volume is empty for a container that reloads it. At Modal that may be
@@ -69,6 +71,7 @@ class Emulator:
         skip_apt: bool = False,
         share: Sequence[str | os.PathLike[str]] = (),
         prices: Mapping[str, float] = MappingProxyType({}),
+        pending_limit: int = 2000,
         url_seconds: float = 3600,
         heartbeat_limit: float = 60.0,
         reload_seconds: float = 0.0,
@@ -79,6 +82,7 @@ class Emulator:
         options = [
             f"--port={port}",
             f"--isolation={isolation}",
+            f"--pending-limit={pending_limit}",
             f"--url-seconds={url_seconds}",
             f"--heartbeat-limit={heartbeat_limit}",
             f"--reload-seconds={reload_seconds}",

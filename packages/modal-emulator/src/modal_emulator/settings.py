@@ -29,6 +29,7 @@ class Settings:
         skip_apt: go on without Debian packages that cannot be had.
         share: folders that every container sees, and may write to, under the paths that they have here.
         prices: what an hour of a core ("cpu"), of a GiB ("memory") and of a GPU ("gpu") costs; nothing if not given.
+        pending_limit: inputs of a function that may wait for a container; `.spawn` has a limit of its own.
         heartbeat_limit: seconds without a heartbeat after which a client is gone; it sends one every 15.
         reload_seconds: for how long, at least, a volume is empty for a container that reloads it, with namespaces.
         commits_reload: have the client reload a volume after each commit in a container.
@@ -48,6 +49,7 @@ class Settings:
     skip_apt: bool = False
     share: tuple[Path, ...] = ()
     prices: Mapping[str, float] = field(default_factory=dict)
+    pending_limit: int = 2000
     heartbeat_limit: float = 60.0
     reload_seconds: float = 0.0
     commits_reload: bool = False

@@ -66,7 +66,7 @@ def dies_once() -> int:
     return note("dies_once")
 
 
-@app.function(image=image, min_containers=2, max_containers=2, memory=200)
+@app.function(image=image, min_containers=2, max_containers=2, memory=(200, 200))
 def greedy() -> str:
     """Uses up the memory of the first container, while another one waits."""
     if note("greedy") == 1:

@@ -118,6 +118,20 @@ def throttled() -> float:
     return (time.process_time() - used) / (time.monotonic() - began)
 
 
+@app.function(image=image, cpu=0.25, memory=128)
+def unlimited(mebibytes: int) -> float:
+    """Takes more memory than it has asked for, and the largest share of a processor that it gets in some moment."""
+    taken = bytearray(mebibytes * 1024 * 1024)
+    taken[::4096] = b"x" * len(taken[::4096])
+    best, end = 0.0, time.monotonic() + 60
+    while best < 0.6 and time.monotonic() < end:
+        began, used = time.monotonic(), time.process_time()
+        while time.monotonic() < began + 0.2:
+            pass
+        best = max(best, (time.process_time() - used) / (time.monotonic() - began))
+    return best
+
+
 @app.function(image=image, buffer_containers=1)
 def buffered() -> None:
     assert events.get(partition="buffer", timeout=300) == "go"
@@ -252,6 +266,7 @@ def scaling() -> None:
 def limits() -> None:
     report("limits", limited.remote(1))
     report("throttled", throttled.remote())
+    report("unlimited", unlimited.remote(500))
     report("out of memory", error(lambda: limited.remote(1500)))
     report("lambda", adder.remote(1))
     report("closure", multiplier.remote(6))

@@ -52,6 +52,8 @@ UNTAKEN = 600.0
 GATHER_SECONDS = 0.0005
 """Seconds for each unfinished input of a map that a new output waits for others, and at most this long:"""
 MOST_GATHER_SECONDS = 0.05
+MOST_SPAWNED = 1_000_000
+"""Inputs of `.spawn` that may wait for a container of their function; of others, as many as the settings say."""
 LONGEST_WAIT = 60.0  # seconds; the client asks for 55 at most
 
 declare(api_pb2.FunctionInput, reads="args args_blob_id data_format method_name final_input")
@@ -294,6 +296,7 @@ class CallService(Service):
             request.function_call_invocation_type,
             request.parent_input_id,
         )
+        self._check_room(call, len(request.pipelined_inputs))
         self._calls[call.id] = call
         if call.parent:
             self._children.setdefault(call.parent, []).append(call)
@@ -312,11 +315,27 @@ class CallService(Service):
         self, request: api_pb2.FunctionPutInputsRequest, caller: Caller
     ) -> api_pb2.FunctionPutInputsResponse:
         call = self.get(request.function_call_id)
+        self._check_room(call, sum(item.idx not in call.inputs for item in request.inputs))
         answer = api_pb2.FunctionPutInputsResponse(inputs=self._put(call, request.inputs))
         if call.is_map and self.plane.containers.has_backlog(call.function):
             # The client makes up its next batch meanwhile, which is the larger for it.
             await asyncio.sleep(call.patience)
         return answer
+
+    def _check_room(self, call: Call, count: int) -> None:
+        """Refuse more inputs of a function than may wait for a container; what comes alone is never too much."""
+        spawned = call.invocation == ASYNC
+        most = MOST_SPAWNED if spawned else self.plane.settings.pending_limit
+        pending = self.plane.containers.pending(call.function)
+        if len(pending) + count > most:
+            waiting = sum(
+                item.result is None and (item.call.invocation == ASYNC) == spawned for item in pending
+            )
+            if waiting and waiting + count > most:
+                fail(
+                    Status.RESOURCE_EXHAUSTED,
+                    f"{waiting} inputs of {call.function.name} wait for a container, of {most} that may; try again",
+                )
 
     def _put(
         self, call: Call, items: Iterable[api_pb2.FunctionPutInputsItem]

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import os
 import shutil
 import time
 from collections import deque
@@ -41,6 +42,9 @@ MOST = 64
 """Containers of a function that does not say how many it may have."""
 MOST_CRASHES = 3
 """After so many containers that ended under it, an input fails; likewise all of a function that cannot start one."""
+DEFAULT_MILLI_CPU, MORE_MILLI_CPU = 125, 16_000
+"""Thousandths of a core that Modal reserves for a function that asks for none, and that one may use beyond what it has
+asked for, unless it says itself how many."""
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.2, 30.0
 """Seconds before the next container after one that could not start; they double, up to the second figure."""
 HEARTBEAT_POLL = 14.0
@@ -151,6 +155,10 @@ class ContainerService(Service):
 
     def app_of(self, task_id: str) -> str:
         return self._task(task_id).function.app_id
+
+    def pending(self, function: Function) -> deque[Input]:
+        """The inputs of a function that wait for a container, and some that do not any more: those have a result."""
+        return self._pool(function).pending
 
     def has_backlog(self, function: Function) -> bool:
         """Whether inputs of a function wait for a container."""
@@ -337,8 +345,8 @@ class ContainerService(Service):
                     overlays=container.attachment.overlays,
                     output=lines.write,
                     changes=changes,
-                    milli_cpu=definition.resources.milli_cpu_max or definition.resources.milli_cpu,
-                    memory_mib=definition.resources.memory_mb_max or definition.resources.memory_mb,
+                    milli_cpu=_most_cpu(definition.resources),
+                    memory_mib=definition.resources.memory_mb_max,
                 )
                 container.process = await plane.runtime.start(spec)
                 container.started_at = time.time()
@@ -653,10 +661,15 @@ class ContainerService(Service):
         return api_pb2.TaskGetInfoResponse(app_id=container.function.app_id, info=info)
 
 
+def _most_cpu(asked: api_pb2.Resources) -> int:
+    """Thousandths of a core that a container may use; 0 for all that this machine has."""
+    most = asked.milli_cpu_max or (asked.milli_cpu or DEFAULT_MILLI_CPU) + MORE_MILLI_CPU
+    return most if most < 1000 * (os.cpu_count() or 1) else 0
+
+
 def _describe_exit(code: int, container: Container) -> str:
     if container.process is not None and container.process.oom:
-        resources = container.function.definition.resources
-        limit = resources.memory_mb_max or resources.memory_mb
+        limit = container.function.definition.resources.memory_mb_max
         return f"the container ran out of memory: it used more than its {limit} MiB"
     how = f"was killed by signal {-code}" if code < 0 else f"ended with exit status {code}"
     return f"the container {how}"
