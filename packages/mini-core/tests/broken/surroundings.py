@@ -94,7 +94,7 @@ class NoLastWords(LocalApparatus):
         return [record for record in super().records() if record.failure is None]
 
 
-@breaks("test_ctx_05_by_the_very_same_object[1]", says="Timeout", timeout=2)
+@breaks("test_ctx_05_by_the_very_same_object[nested-1]", says="Timeout", timeout=2)
 class WaitsForItself(LocalApparatus):
     """Has no worker for the calls of a call."""
 
