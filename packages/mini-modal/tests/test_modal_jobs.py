@@ -501,9 +501,7 @@ def test_another_process_retries_with_the_options_and_the_source_of_the_launch(
             return FACTOR * x * x, os.environ["COLOUR"]
     """
     (here / "work.py").write_text(textwrap.dedent(work))
-    launching = launch(name, 2).replace(
-        "w(progress=False)", "w(progress=False, env={'COLOUR': 'green'})"
-    )
+    launching = launch(name, 2).replace("w(progress=False)", "w(progress=False, env={'COLOUR': 'green'})")
     with Script(here, launching, place.environ) as script:
         script.line()
     (here / "work.py").write_text(textwrap.dedent(work).replace("FACTOR = 1", "FACTOR = 1000"))
