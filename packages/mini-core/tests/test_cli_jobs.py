@@ -183,6 +183,13 @@ def test_rows_come_from_a_file_as_well(folder: Path, name: str, text: str) -> No
     assert [job["result"] for job in rows["jobs"]] == [[1, "a", 3], [2, "none", 3]]
 
 
+def test_a_cell_may_be_long_and_quoted(folder: Path) -> None:
+    (folder / "echo.py").write_text("def echo(x, text: str):\n    return [x, len(text), text[-6:]]\n")
+    (folder / "grid.csv").write_text(f'x,text\n1,"{"a" * 200_000}, ""b""\n"\n2,c\n')
+    rows = answer(folder, "run", "echo.py", "--grid", "grid.csv")
+    assert [job["result"] for job in rows["jobs"]] == [[1, 200_006, ', "b"\n'], [2, 1, "c"]]
+
+
 def test_a_grid_of_lists_is_their_product(folder: Path) -> None:
     (folder / "echo.py").write_text("def echo(x, y):\n    return [x, y]\n")
     rows = answer(folder, "run", "echo.py", "--grid", '{"x": [1, 2], "y": "a"}')
@@ -202,7 +209,13 @@ def test_a_grid_of_lists_is_their_product(folder: Path) -> None:
         (["train.py:fit", "--grid", "[{"], "is not JSON"),
         (["train.py:fit", "--grid", "gone.csv"], "'gone.csv' cannot be read"),
         (["train.py:fit", "--grid", "train.py"], "neither JSON nor a file"),
-        (["train.py:fit", "--grid", "[]"], "there are no inputs"),
+        (["train.py:fit", "--grid", "[]"], "there are no inputs: --grid has no rows"),
+        (["train.py:fit", "--grid", "5.json"], "5.json is neither a list of objects"),
+        (["train.py:fit", "--grid", "null.json"], "null.json is neither a list of objects"),
+        (["train.py:fit", "--grid", "deep.json"], "deep.json is not JSON"),
+        (["train.py:fit", "--grid", "open.csv"], "open.csv: line 3 cannot be read: unexpected end of data"),
+        (["train.py:fit", "--grid", "short.csv"], "short.csv: line 4 has 1 cells, and there are 2 columns"),
+        (["train.py:fit", "--map", "rate="], "'rate' has no values: give some, as in rate=1,2"),
         (["train.py:fit", "--map", "rate=1", "-w", "timeot=1"], "did you mean 'timeout'"),
         (["train.py:fit", "--map", "rate=1", "-w", "timeout"], "'timeout' is not KEY=VALUE"),
         (["train.py:fit", "--map", "rate=1", "--name", "a b"], "is not a name for an apparatus"),
@@ -223,10 +236,32 @@ def test_what_cannot_be_run_is_refused(tmp_path: Path, arguments: list[str], mes
     (tmp_path / "broken.py").write_text("x = 0\n1 / x\n")
     (tmp_path / "many.py").write_text("def many(x):\n    yield x\n")
     (tmp_path / "place.py").write_text("def place(y, /, x): pass\n")
+    (tmp_path / "5.json").write_text("5")
+    (tmp_path / "null.json").write_text("null")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    (tmp_path / "open.csv").write_text('rate,tag\n1,a\n2,"b\n3,c\n')
+    (tmp_path / "short.csv").write_text('rate,tag\n1,"a\nb"\n2\n')
     assert re.search("|".join(map(re.escape, message.split("|"))), complaint(tmp_path, "run", *arguments)), (
         message
     )
     assert not (tmp_path / ".mini").exists()
+
+
+def test_a_grid_that_is_too_large_is_not_made_first(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(TRAIN)
+    (tmp_path / "many.json").write_text(json.dumps({key: [*range(1000)] for key in ("rate", "units", "tag")}))
+    limited = ["sh", "-c", 'ulimit -v 4000000 2> /dev/null; exec "$@"', "sh", *COMMAND]
+    done = subprocess.run(
+        [*limited, "run", "train.py", "--grid", "many.json"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "that makes 1,000,000,000 calls, and at most 1,000,000 go" in " ".join(done.stderr.split())
 
 
 def test_a_backend_that_is_not_there_is_status_3(tmp_path: Path) -> None:

@@ -296,6 +296,86 @@ def test_the_same_source_is_kept_once(data: Path, tmp_path: Path) -> None:
     assert {path.name for path in (data / "source").iterdir()} == set(digests)
 
 
+LAUNCH = """
+def f(pipe):
+    with open(pipe) as file:
+        file.read()
+    import alone, inside.part, spread.part
+    return [alone.WHEN, inside.part.WHEN, spread.part.WHEN]
+
+if __name__ == "__main__":
+    import mini
+    mini.LocalApparatus("launch").spawn(f, "../pipe")
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "where"),
+    [
+        (["-m", "mini", "run", "launch.py", "--map", "pipe=../pipe", "--detach"], "script"),
+        (["-m", "mini", "run", "../script/launch.py", "--map", "pipe=../pipe", "--detach"], "elsewhere"),
+        (["-m", "mini", "run", "../script/launch.py", "--map", "pipe=../pipe", "--detach"], "project"),
+        (["launch.py"], "script"),
+        (["-m", "launch"], "script"),
+        (["../script/launch.py"], "project"),
+        (["-c", LAUNCH], "script"),
+    ],
+)
+def test_jobs_run_what_was_there_without_a_project_as_well(
+    tmp_path: Path, command: list[str], where: str
+) -> None:
+    for folder in ("script/inside", "script/spread", "elsewhere", "project"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "project" / "pyproject.toml").write_text('[project]\nname = "other"\nversion = "0"\n')
+    (tmp_path / "script" / "launch.py").write_text(LAUNCH)
+    modules = [tmp_path / "script" / name for name in ("alone.py", "inside/part.py", "spread/part.py")]
+    for module in modules:
+        module.write_text("WHEN = 'then'\n")
+    (tmp_path / "script" / "inside" / "__init__.py").touch()
+    os.mkfifo(tmp_path / "pipe")
+    subprocess.run([sys.executable, *command], cwd=tmp_path / where, check=True, timeout=SECONDS)
+    modules[0].write_text("WHEN = 'now'\n")
+    for module in modules[1:]:
+        module.unlink()
+    (tmp_path / "pipe").write_text("")  # when the job has opened the other end
+    (job,) = mini.LocalApparatus("launch", data_dir=tmp_path / where / ".mini").jobs()
+    assert job.result(SECONDS) == ["then", "then", "then"]
+
+
+def test_of_a_folder_without_a_project_only_code_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "launch.py").write_text(
+        "import mini, large\n"
+        "if __name__ == '__main__':\n"
+        "    app = mini.LocalApparatus('launch')\n"
+        "    print(app.spawn(large.size).result(60))\n"
+    )
+    for folder in ("data", "large", "small", "spread", "venv"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "large" / "__init__.py").write_text(
+        "from pathlib import Path\ndef size(): return Path(__file__).with_name('weights').stat().st_size\n"
+    )
+    with (tmp_path / "large" / "weights").open("wb") as file:
+        file.truncate(1 << 30)  # with nothing in it, so that it takes no room
+    for name in ("small/__init__.py", "small/words.txt", "spread/part.py", "spread/table.csv"):
+        (tmp_path / name).touch()
+    for name in ("data/table.csv", "notes.txt", "no-module.py", ".secret.py", "venv/pyvenv.cfg"):
+        (tmp_path / name).touch()
+    (tmp_path / "gone.py").symlink_to("nowhere.py")
+    done = subprocess.run(
+        [sys.executable, "launch.py"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"{1 << 30}\n", "what is not taken is found where it lies"
+    assert f"{tmp_path / 'large'} is not kept with the jobs" in done.stderr
+    (source,) = (tmp_path / ".mini" / "source").iterdir()
+    taken = {str(file.relative_to(source / "0")) for file in source.rglob("*") if file.is_file()}
+    assert taken - {name for name in taken if "__pycache__" in name} == {
+        "launch.py",
+        "small/__init__.py",
+        "small/words.txt",
+        "spread/part.py",
+    }
+
+
 def test_source_that_no_job_was_launched_from_is_removed_in_time(
     app: mini.LocalApparatus, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

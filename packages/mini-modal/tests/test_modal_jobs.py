@@ -481,10 +481,15 @@ def test_jobs_outlive_their_caller_and_another_process_only_reads(place: Place, 
     assert set(asked) <= allowed
 
 
+@pytest.mark.parametrize("has_project", [True, False])
 def test_another_process_retries_with_the_options_and_the_source_of_the_launch(
-    place: Place, tmp_path: Path
+    place: Place, tmp_path: Path, has_project: bool
 ) -> None:
-    here = project(tmp_path / "here")
+    here, name = tmp_path / "here", f"retried-{has_project}"
+    if has_project:
+        project(here)
+    else:
+        here.mkdir()
     work = """
         import mini, os
 
@@ -496,22 +501,20 @@ def test_another_process_retries_with_the_options_and_the_source_of_the_launch(
             return FACTOR * x * x, os.environ["COLOUR"]
     """
     (here / "work.py").write_text(textwrap.dedent(work))
-    launching = launch("retried", 2).replace(
-        "w(progress=False)", "w(progress=False, env={'COLOUR': 'green'})"
-    )
+    launching = launch(name, 2).replace("w(progress=False)", "w(progress=False, env={'COLOUR': 'green'})")
     with Script(here, launching, place.environ) as script:
         script.line()
     (here / "work.py").write_text(textwrap.dedent(work).replace("FACTOR = 1", "FACTOR = 1000"))
     retry = """
         from mini_modal import ModalApparatus
 
-        app = ModalApparatus("retried").w(progress=False)
+        app = ModalApparatus("NAME").w(progress=False)
         (group,) = app.groups()
         assert group.wait(PATIENCE)
         print(group.retry())
         print(list(group.results(timeout=PATIENCE)))
         print([len(record.attempts) for record in group.records()])
-    """.replace("PATIENCE", str(PATIENCE))
+    """.replace("PATIENCE", str(PATIENCE)).replace("NAME", name)
     with Script(here, retry, place.environ) as retrier:
         assert retrier.finish() == 0, retrier.err
     assert retrier.out == ["2", "[(0, 'green'), (1, 'green')]", "[2, 2]"]

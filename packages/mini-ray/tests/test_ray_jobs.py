@@ -193,6 +193,31 @@ def test_another_process_retries_with_the_options_of_the_launch(
 
 
 @pytest.mark.slow
+def test_what_lies_beside_a_script_goes_with_its_jobs(
+    app: mini.Apparatus, cluster: RayCluster, storage: Path, gate: Gate, tmp_path: Path
+) -> None:
+    folder = tmp_path / "no-project"
+    folder.mkdir()
+    (folder / "beside.py").write_text("WHEN = 'then'\n")
+    (folder / "launch.py").write_text(
+        "import sys, beside\n"
+        "from mini.conformance.probes import Gate\n"
+        "from mini_ray import RayApparatus\n"
+        "def f(gate):\n"
+        "    gate.wait()\n"
+        "    import beside\n"
+        "    return beside.WHEN\n"
+        f"app = RayApparatus({app.name!r}, {cluster.address!r}, {str(storage)!r})\n"
+        f"app.w(progress=False).spawn(f, Gate({gate.path!r}, {gate.patience!r}))\n"
+    )
+    run([sys.executable, str(folder / "launch.py")])
+    (folder / "beside.py").unlink()
+    gate.open()
+    (job,) = app.jobs()
+    assert job.result(PATIENCE) == "then"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_launcher_that_is_killed_leaves_no_job_pending_for_ever(
     when: str, app: mini.Apparatus, cluster: RayCluster, storage: Path

@@ -37,6 +37,7 @@ __all__ = [
     "project_packages",
     "source_files",
     "uv_freeze",
+    "walk_source",
     "worker_groups",
 ]
 
@@ -609,22 +610,29 @@ def source_files(paths: Iterable[Path]) -> Iterator[tuple[str, Path]]:
     """
     found: dict[str, Path] = {}
     for path in paths:
-        if path.is_file():
-            found[path.name] = path
-            continue
-        visited = set()
-        for folder, subfolders, files in os.walk(path, followlinks=True):
-            here = Path(folder)
-            subfolders[:] = [name for name in subfolders if not _ignored(here / name)]
-            if (real := here.resolve()) in visited:
-                subfolders.clear()
-                continue
-            visited.add(real)
-            for name in files:
-                file = here / name
-                if not _ignored(file) and file.is_file():
-                    found[f"{path.name}/{file.relative_to(path).as_posix()}"] = file
+        for file in walk_source(path):
+            below = "" if file == path else f"/{file.relative_to(path).as_posix()}"
+            found[f"{path.name}{below}"] = file
     yield from sorted(found.items())
+
+
+def walk_source(path: Path) -> Iterator[Path]:
+    """The same files of a single path, one by one as they are found."""
+    if path.is_file():
+        yield path
+        return
+    visited = set()
+    for folder, subfolders, files in os.walk(path, followlinks=True):
+        here = Path(folder)
+        subfolders[:] = [name for name in subfolders if not _ignored(here / name)]
+        if (real := here.resolve()) in visited:
+            subfolders.clear()
+            continue
+        visited.add(real)
+        for name in files:
+            file = here / name
+            if not _ignored(file) and file.is_file():
+                yield file
 
 
 def _ignored(path: Path) -> bool:

@@ -6,6 +6,7 @@ import csv
 import inspect
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
@@ -38,13 +39,7 @@ def rows(fn: Callable[..., Any], maps: Sequence[str], grid: str | None) -> list[
         if key in axes:
             raise click.BadParameter(f"{key!r} is given twice", param_hint="--map")
         axes[key] = values
-    count = len(found)
-    for values in axes.values():
-        count *= len(values)
-    if count > MOST_ROWS:
-        raise click.BadParameter(
-            f"that makes {count:,} calls, and at most {MOST_ROWS:,} go", param_hint="--map"
-        )
+    _limit(len(found) * math.prod(map(len, axes.values())), "--map" if axes else "--grid")
     product = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     made: list[Row] = []
     for row in found:
@@ -56,6 +51,13 @@ def rows(fn: Callable[..., Any], maps: Sequence[str], grid: str | None) -> list[
         for keys in dict.fromkeys(tuple(row) for row in made):
             _check(name, signature, keys)
     return made
+
+
+def _limit(count: int, option: str) -> None:
+    if count > MOST_ROWS:
+        raise click.BadParameter(
+            f"that makes {count:,} calls, and at most {MOST_ROWS:,} go", param_hint=option
+        )
 
 
 # --- what the function takes ----------------------------------------------------------------------------------------
@@ -102,10 +104,14 @@ def _is_text(signature: inspect.Signature | None, key: str) -> bool:
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
+_NO_JSON = (ValueError, RecursionError)
+"""The second if lists are nested too deeply."""
+
+
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except _NO_JSON:
         return text
 
 
@@ -118,9 +124,14 @@ def _read_map(text: str, signature: inspect.Signature | None) -> tuple[str, list
         )
     if _is_text(signature, key):
         return key, values.split(",")
+    if not values.strip():
+        raise click.BadParameter(
+            f"{key!r} has no values: give some, as in {key}=1,2, or {key}='\"\"' for the empty string",
+            param_hint="--map",
+        )
     try:  # as one, so that commas within brackets and quotes part nothing
         return key, list(json.loads(f"[{values}]"))
-    except ValueError:
+    except _NO_JSON:
         return key, [_value(part) for part in values.split(",")]
 
 
@@ -147,12 +158,18 @@ def _read_grid(text: str, signature: inspect.Signature | None) -> list[Row]:
 def _from_json(text: str, where: str) -> list[Row]:
     try:
         data = json.loads(text)
-    except ValueError as exc:
+    except _NO_JSON as exc:
         raise click.BadParameter(f"{where} is not JSON: {exc}", param_hint="--grid") from exc
     if isinstance(data, dict):
         # An object says for each key which values there are.
         lists = [value if isinstance(value, list) else [value] for value in data.values()]
+        _limit(math.prod(map(len, lists)), "--grid")  # before all of them take memory
         return [dict(zip(data, values, strict=True)) for values in itertools.product(*lists)]
+    if not isinstance(data, list):
+        raise click.BadParameter(
+            f"{where} is neither a list of objects, one for each row, nor an object of lists",
+            param_hint="--grid",
+        )
     return list(_objects(((f"row {i}", row) for i, row in enumerate(data, 1)), where))
 
 
@@ -162,7 +179,7 @@ def _from_lines(text: str, where: str) -> Iterator[Row]:
             if line.strip():
                 try:
                     yield f"line {number}", json.loads(line)
-                except ValueError as exc:
+                except _NO_JSON as exc:
                     raise click.BadParameter(
                         f"{where}: line {number} is not JSON: {exc}", param_hint="--grid"
                     ) from exc
@@ -178,17 +195,16 @@ def _objects(items: Iterable[tuple[str, Any]], where: str) -> Iterator[Row]:
 
 
 def _from_csv(text: str, where: str, signature: inspect.Signature | None) -> Iterator[Row]:
-    lines = csv.reader(StringIO(text, newline=""))
-    names = [name.strip() for name in next(lines, [])]
+    lines = _csv_lines(text, where)
+    _, names = next(lines, (0, []))
+    names = [name.strip() for name in names]
     if not all(names) or len(set(names)) < len(names):
         raise click.BadParameter(f"{where}: the first line has to name each column once", param_hint="--grid")
-    for line in lines:
+    for number, line in lines:
         if not line:
             continue
         if len(line) != len(names):
-            message = (
-                f"{where}: line {lines.line_num} has {len(line)} cells, and there are {len(names)} columns"
-            )
+            message = f"{where}: line {number} has {len(line)} cells, and there are {len(names)} columns"
             raise click.BadParameter(message, param_hint="--grid")
         # An empty cell leaves the argument out.
         yield {
@@ -196,3 +212,20 @@ def _from_csv(text: str, where: str, signature: inspect.Signature | None) -> Ite
             for name, cell in zip(names, line, strict=True)
             if cell != ""
         }
+
+
+def _csv_lines(text: str, where: str) -> Iterator[tuple[int, list[str]]]:
+    """The cells of each line, and the number of the line."""
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
+    # Not strict, it takes whatever follows a quote that nobody closes for one cell.
+    lines = csv.reader(StringIO(text, newline=""), strict=True)
+    while True:
+        begins = lines.line_num + 1
+        try:
+            line = next(lines)
+        except StopIteration:
+            return
+        except csv.Error as exc:
+            message = f"{where}: line {begins} cannot be read: {exc}; close each quote, and double those within a cell"
+            raise click.BadParameter(message, param_hint="--grid") from exc
+        yield begins, line

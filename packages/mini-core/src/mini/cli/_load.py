@@ -50,6 +50,9 @@ def load_file(file: Path, package: ProjectPackage | None, name: str) -> ModuleTy
     Raises:
         whatever the file raises.
     """
+    from mini import snapshot  # `mini check` of a file loads no tar
+
+    snapshot.add_program(file)
     return _load_script(file, name) if package is None else _load_module(file, package)
 
 
