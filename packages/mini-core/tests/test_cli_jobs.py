@@ -8,11 +8,12 @@ import json
 import os
 import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,11 @@ def mini(folder: Path, *arguments: str, status: int = 0, **env: str) -> str:
     return done.stdout
 
 
-def run(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+def run(
+    folder: Path, *arguments: str, command: Sequence[str] = COMMAND, **env: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*COMMAND, *arguments],
+        [*command, *arguments],
         cwd=folder,
         env=environment(**env),
         stdin=subprocess.DEVNULL,
@@ -251,15 +254,7 @@ def test_a_grid_that_is_too_large_is_not_made_first(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(TRAIN)
     (tmp_path / "many.json").write_text(json.dumps({key: [*range(1000)] for key in ("rate", "units", "tag")}))
     limited = ["sh", "-c", 'ulimit -v 4000000 2> /dev/null; exec "$@"', "sh", *COMMAND]
-    done = subprocess.run(
-        [*limited, "run", "train.py", "--grid", "many.json"],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    done = run(tmp_path, "run", "train.py", "--grid", "many.json", command=limited)
     assert done.returncode == 2, done.stderr
     assert "that makes 1,000,000,000 calls, and at most 1,000,000 go" in " ".join(done.stderr.split())
 
@@ -697,6 +692,80 @@ def test_a_name_without_jobs_says_where_it_looked(sweep: Path, tmp_path: Path) -
     assert f"there is none in {tmp_path / '.mini'}" in mini(tmp_path, "ls")
     assert "is not a name for an apparatus" in complaint(tmp_path, "status", "../x")
     assert not (tmp_path / ".mini").exists()
+
+
+@pytest.fixture
+def powerless() -> list[str]:
+    """The command for a user who is held to what folders permit, as root is not."""
+    if os.geteuid() != 0:
+        return COMMAND
+    without = ["setpriv", "--bounding-set=-all"]
+    if not shutil.which("setpriv") or subprocess.run([*without, "true"], check=False).returncode:
+        pytest.skip("root cannot do without its rights here")
+    return [*without, *COMMAND]
+
+
+def permit(folder: Path, mode: int) -> None:
+    for path in (folder, *folder.rglob("*")):
+        if path.is_dir() or path.suffix == ".db":
+            path.chmod(mode)
+
+
+def refusal(done: subprocess.CompletedProcess[str]) -> str:
+    assert (done.returncode, done.stdout) == (3, ""), done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path, powerless: list[str]) -> None:
+    (tmp_path / "train.py").write_text(TRAIN)
+    launch = ("run", "train.py", "--map", "rate=1")
+    permit(tmp_path, 0o555)
+    says = refusal(run(tmp_path, *launch, command=powerless))
+    assert "make it writable for this user, or choose another data_dir" in says
+    assert repr(str(tmp_path)) in says
+    permit(tmp_path, 0o755)
+    (tmp_path / ".mini").write_text("a file")
+    says = refusal(run(tmp_path, *launch))
+    assert "make it a directory, or choose another data_dir" in says
+    assert repr(str(tmp_path / ".mini")) in says
+
+
+def test_a_copy_that_cannot_be_written_to_can_be_read(
+    sweep: Path, tmp_path: Path, powerless: list[str]
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(sweep, copy)
+    permit(copy, 0o555)
+    for verb in ("ls", "status", "watch", "results", "logs"):
+        arguments = [verb] if verb == "ls" else [verb, "train"]
+        done = run(copy, *arguments, command=powerless)
+        there = run(sweep, *arguments)
+        assert (done.returncode, done.stdout) == (there.returncode, there.stdout), done.stderr
+        assert done.stdout
+    for arguments in (["run", "train.py", "--map", "rate=1"], ["retry", "train"], ["rm", "train", "--yes"]):
+        assert "writable for this user" in refusal(run(copy, *arguments, command=powerless))
+    permit(copy, 0o000)
+    copy.chmod(0o555)
+    (copy / ".mini").chmod(0o555)
+    (copy / ".mini" / "jobs").chmod(0o555)
+    assert "cannot be read: Permission denied" in refusal(run(copy, "status", "train", command=powerless))
+    permit(copy, 0o755)
+
+
+def test_a_copy_of_what_ran_can_be_read_as_well(folder: Path, tmp_path: Path, powerless: list[str]) -> None:
+    answer(folder, "run", "wait.py", "--map", f"pipe={folder / 'pipe'}", "--map", "x=1,2", "--detach")
+    until(folder, "wait", "RUNNING")
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    shutil.copytree(folder / ".mini", copy / ".mini")
+    permit(copy, 0o555)
+    assert (copy / ".mini/jobs/wait/jobs.db-wal").stat().st_size
+    done = run(copy, "status", "wait", "--json", command=powerless)
+    assert done.returncode == 4, done.stderr
+    assert json.loads(done.stdout)["counts"]["RUNNING"]
+    mini(folder, "cancel", "wait")
+    permit(copy, 0o755)
 
 
 def test_the_backend_of_a_name_sticks(sweep: Path) -> None:

@@ -45,9 +45,13 @@ def backend_of(name: str) -> str | None:
     """The backend that jobs called `name` were launched on last, from here; None if there were none."""
     if backend := _read(name)[0]:
         return backend
-    if (data_root() / "jobs" / name / "jobs.db").is_file():
-        return "local"
-    return None
+    try:
+        (data_root() / "jobs" / name / "jobs.db").stat()
+    except PermissionError:
+        pass  # that is to be said when they are read
+    except OSError:
+        return None
+    return "local"
 
 
 def settings_of(name: str, backend: str) -> dict[str, Any]:

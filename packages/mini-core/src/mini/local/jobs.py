@@ -24,7 +24,7 @@ from typing import BinaryIO
 from ..errors import BackendUnavailable
 from ..jobboard import JobBoard, JobHost
 from ..jobrecord import JobState, JobStatus
-from .jobstore import SqliteStore, make_private
+from .jobstore import SqliteStore, keeping, make_private
 
 __all__ = ["LocalHost", "is_held", "open_board"]
 
@@ -98,12 +98,15 @@ class LocalHost(JobHost):
     def _open_log(self) -> BinaryIO:
         log = self.folder / LOG
         too_large = log.is_file() and log.stat().st_size > LOG_BYTES
-        return log.open("wb" if too_large else "ab")
+        with keeping(self.folder):
+            return log.open("wb" if too_large else "ab")
 
     def stop(self, jobs: Sequence[JobStatus]) -> None:
         pass  # the runner looks whenever the store has changed
 
     def lost(self, jobs: Sequence[JobStatus]) -> set[str]:
+        if not os.access(self.folder, os.W_OK):  # a copy, most likely: nobody could write down what is lost
+            return set()
         pending = {job.id for job in jobs if job.state is JobState.PENDING}
         lost = pending if pending and not anybody_alive(self.folder) else set()
         workers = {job.worker.id for job in jobs if job.worker is not None}
@@ -119,10 +122,8 @@ def lock(path: Path, kind: int) -> Iterator[int]:
         BlockingIOError: `kind` says not to wait, and somebody else holds it.
         BackendUnavailable: the file system has no locks, or does not let us write.
     """
-    try:
+    with keeping(path.parent):
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as exc:
-        raise _no_lock(path, exc) from exc
     try:
         try:
             fcntl.flock(fd, kind)

@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,10 @@ from ..jobrecord import (
     from_json,
     to_json,
 )
+from ..staging import telling
 from ..status import FailureRecord, LogLine
 
-__all__ = ["SqliteStore", "make_private", "prune_sources"]
+__all__ = ["SqliteStore", "keeping", "make_private", "prune_sources"]
 
 BUSY_SECONDS = 60.0
 """How long somebody else may write before we give up."""
@@ -131,12 +132,17 @@ class SqliteStore(JobStore):
         except sqlite3.OperationalError as exc:
             raise _unavailable(self._file, exc) from exc
         finally:
-            if not self._stay:
+            if connection is not getattr(self._mine, "connection", None):
                 connection.close()
 
     def _connect(self) -> sqlite3.Connection:
+        read_only = _is_read_only(self._file)
         connection = sqlite3.connect(
-            self._file, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            _read_only_uri(self._file) if read_only else self._file,
+            timeout=BUSY_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+            uri=read_only,
         )
         try:
             connection.execute("PRAGMA synchronous = NORMAL")
@@ -157,14 +163,20 @@ class SqliteStore(JobStore):
         except BaseException:
             connection.close()
             raise
-        if self._stay:
+        if self._stay and not read_only:  # else somebody who may write could change it unnoticed
             self._mine.connection = connection
             self._open.append(connection)
         return connection
 
     @property
     def _is_empty(self) -> bool:
-        return not self._file.is_file()
+        try:
+            self._file.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError as exc:  # somebody else's: they are private
+            raise BackendUnavailable(f"the jobs in {self._file} cannot be read: {exc.strerror}") from exc
+        return False
 
     # --- writing ---
 
@@ -355,8 +367,10 @@ class SqliteStore(JobStore):
     # --- files ---
 
     def put_source(self, digest: str, archive: bytes) -> None:
-        snapshot.unpack(archive, self.sources / digest)
-        os.utime(self.sources / digest)  # it is wanted, see `prune_sources`
+        with keeping(self.sources):
+            snapshot.unpack(archive, self.sources / digest)
+        with suppress(OSError):  # it may be there and be somebody else's
+            os.utime(self.sources / digest)  # it is wanted, see `prune_sources`
 
     def source(self, digest: str) -> bytes:
         # Workers find it unpacked.
@@ -391,8 +405,20 @@ class SqliteStore(JobStore):
 
 def make_private(folder: Path) -> None:
     """Make a folder for what is nobody else's business: inputs and results."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    folder.mkdir(mode=0o700, exist_ok=True)
+    with keeping(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+
+@contextmanager
+def keeping(folder: Path) -> Iterator[None]:
+    """Say of a folder that what is to be kept there cannot be, and what to do, where the system does not let us."""
+    try:
+        there = next(path for path in (folder, *folder.parents) if os.path.exists(path))  # noqa: PTH110 - never raises
+        with telling(there, fix=_ELSEWHERE, writing=True):
+            yield
+    except OSError as exc:
+        raise BackendUnavailable(f"jobs cannot be kept: {exc}") from exc
 
 
 def prune_sources(root: Path, jobs: Path) -> None:
@@ -411,8 +437,24 @@ def prune_sources(root: Path, jobs: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+_ELSEWHERE = "choose another data_dir"
+
+
 def _unavailable(file: Path, exc: sqlite3.Error) -> BackendUnavailable:
-    return BackendUnavailable(f"the jobs in {file} cannot be read or written: {exc}")
+    fix = f"; make its folder writable for this user, or {_ELSEWHERE}" if _is_read_only(file) else ""
+    return BackendUnavailable(f"the jobs in {file} cannot be read or written: {exc}{fix}")
+
+
+def _is_read_only(file: Path) -> bool:
+    return not all(os.access(path, os.W_OK) for path in (file, file.parent) if path.exists())
+
+
+def _read_only_uri(file: Path) -> str:
+    """What SQLite opens where it cannot make files beside the database, which even its readers do otherwise."""
+    log = file.with_name(f"{file.name}-wal")
+    # A log is there while somebody writes, or if a copy was made meanwhile; what is in it belongs to the database.
+    still = not log.exists() or log.stat().st_size == 0
+    return f"{file.absolute().as_uri()}?mode=ro{'&immutable=1' if still else ''}"
 
 
 def _text(text: str) -> str:
