@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -867,14 +868,7 @@ def test_cancel_and_rm(folder: Path) -> None:
     ids=" ".join,
 )
 def test_ctrl_c(folder: Path, arguments: list[str], says: str, state: str) -> None:
-    pipe = ["--map", f"pipe={folder / 'pipe'}"]
-    if arguments[0] == "run":
-        arguments = [*arguments, *pipe]
-    else:
-        mini(folder, "run", "wait.py", *pipe, "--detach")
-    process = start(folder, *arguments)
-    try:
-        until(folder, "wait", "RUNNING")
+    with beside_a_job(folder, arguments) as process:
         if arguments[0] == "logs":
             assert process.stdout is not None
             assert process.stdout.readline().endswith("  waiting\n")
@@ -882,9 +876,6 @@ def test_ctrl_c(folder: Path, arguments: list[str], says: str, state: str) -> No
             ready(process.pid)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=PATIENCE)
-    finally:
-        process.kill()
-        process.wait()
     assert process.returncode == 4
     assert says in errors
     assert answer(folder, "status", "wait", status=4 if state == "RUNNING" else 1)["counts"][state] == 1
@@ -932,23 +923,13 @@ def test_ctrl_c_at_the_moment_of_launching(folder: Path, when: str, option: str)
 
 @pytest.mark.parametrize("arguments", [["watch", "wait"], ["run", "wait.py"]], ids=" ".join)
 def test_jobs_that_are_removed_meanwhile_are_not_done(folder: Path, arguments: list[str]) -> None:
-    pipe = ["--map", f"pipe={folder / 'pipe'}"]
-    if arguments[0] == "run":
-        arguments = [*arguments, *pipe]
-    else:
-        mini(folder, "run", "wait.py", *pipe, "--detach")
-    process = start(folder, *arguments)
-    try:
-        until(folder, "wait", "RUNNING")
+    with beside_a_job(folder, arguments) as process:
         ready(process.pid)
         # As `mini rm` does in the end; before, it cancels them, which may be seen as well.
         store = open_board(folder / ".mini", "wait").store
         (group,) = store.groups()
         store.remove(group.id)
         printed, errors = process.communicate(timeout=PATIENCE)
-    finally:
-        process.kill()
-        process.wait()
     assert (process.returncode, printed) == (2, "")
     assert f"the jobs of wait were removed meanwhile (launch {group.id})" in errors
 
@@ -965,6 +946,23 @@ def start(folder: Path, *arguments: str, **env: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+@contextmanager
+def beside_a_job(folder: Path, arguments: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """A command that launches a job that waits, or looks at one, as soon as the job runs."""
+    pipe = ["--map", f"pipe={folder / 'pipe'}"]
+    if arguments[0] == "run":
+        arguments = [*arguments, *pipe]
+    else:
+        mini(folder, "run", "wait.py", *pipe, "--detach")
+    process = start(folder, *arguments)
+    try:
+        until(folder, "wait", "RUNNING")
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def ready(pid: int) -> None:

@@ -196,7 +196,7 @@ class _Brief(reprlib.Repr):
         items: list[str] = []
         for key, value in x.items():
             if (room <= 0) if level == self.maxlevel else (len(items) == self.maxdict):
-                items.append("...")
+                items.append("'...': '...'")  # which Python can read
                 break
             items.append(f"{self.repr1(key, level - 1)}: {self.repr1(value, level - 1)}")
             room -= len(items[-1])

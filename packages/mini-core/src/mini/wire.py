@@ -70,23 +70,28 @@ os.register_at_fork(
 
 
 def make_pickler(
-    file: Any, buffers: list[pickle.PickleBuffer] | None = None, *, returning: bool = False, **more: Any
+    file: Any,
+    buffers: list[pickle.PickleBuffer] | None = None,
+    *,
+    returning: bool = False,
+    instead: Mapping[int, BaseException] | None = None,
 ) -> Pickler:
-    """A pickler that writes to `file` and leaves large buffers out of it, in `buffers`."""
+    """A `Pickler` that writes to `file` and leaves large buffers out of it, in `buffers`."""
     with importing:
         from .pickling import Pickler  # not earlier: see there
 
-    return Pickler(file, None if buffers is None else keep_large(buffers), returning=returning, **more)
+    return Pickler(
+        file, None if buffers is None else keep_large(buffers), returning=returning, instead=instead
+    )
 
 
-def dumps(obj: object, *, returning: bool = False, **more: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
-    """Pickle `obj`; return the pickle and the large buffers that go beside it, not copied.
-
-    `more` is for the `Pickler`.
-    """
+def dumps(
+    obj: object, *, returning: bool = False, instead: Mapping[int, BaseException] | None = None
+) -> tuple[bytes, list[pickle.PickleBuffer]]:
+    """Pickle `obj` (see `Pickler`); return the pickle and the large buffers that go beside it, not copied."""
     file = io.BytesIO()
     buffers: list[pickle.PickleBuffer] = []
-    make_pickler(file, buffers, returning=returning, **more).dump(obj)
+    make_pickler(file, buffers, returning=returning, instead=instead).dump(obj)
     return file.getvalue(), buffers
 
 

@@ -107,9 +107,8 @@ class VolumeGate:
         # Before it is reloaded: what comes meanwhile has to wait for its turn, because it may have to see more.
         self.passed = True
         async with self._busy:
-            if (
-                self._problem != ""
-            ):  # else it is up to date, and perhaps in use: a call may have several processes
+            # A call may have several processes: what is up to date may be in use.
+            if self._problem != "":
                 await self._reload()
         with contextlib.suppress(OSError):
             writer.write((self._problem or "").encode())

@@ -98,10 +98,10 @@ def inputs_of(record: JobRecord) -> dict[str, Any]:
     is one input, `input`.
     """
     text = f"f({record.input}\n)"
-    if (call := _parse(text)) is None:
-        # Python takes "..." for an item of a list, but not of a dict.
-        text = _STRING_OR_CUT.sub(lambda found: found[1] or ", '...': '...'}", text)
-        call = _parse(text)
+    try:
+        call = ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError):  # ast has all of these for a strange text
+        return {"input": record.input}
     if not isinstance(call, ast.Call) or not (call.args or call.keywords):
         return {"input": record.input} if record.input else {}
     found: dict[str, Any] = {}
@@ -110,16 +110,6 @@ def inputs_of(record: JobRecord) -> dict[str, Any]:
     for keyword in call.keywords:
         found[keyword.arg or "**"] = _value(keyword.value, text)
     return found
-
-
-_STRING_OR_CUT = re.compile(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|, \.\.\.\}""")
-
-
-def _parse(text: str) -> ast.expr | None:
-    try:
-        return ast.parse(text, mode="eval").body
-    except (SyntaxError, ValueError, MemoryError, RecursionError):  # ast has all of these for a strange text
-        return None
 
 
 def _take_apart(node: ast.expr, name: str, found: dict[str, Any], text: str) -> None:
